@@ -1,0 +1,159 @@
+"""An immutable model version: what stands in its ``manifest.json``, and what each kind's graphs are called.
+
+Files of an artifact: ``manifest.json``, ``<graph>.onnx``, ``weights.safetensors``,
+``constants.safetensors`` (arrays that programs need), ``card.json``, ``preview.png`` where pictures make sense.
+
+Graphs by kind. ``x`` is the features array of `contracts.data` (float64 table or uint8 image),
+``y`` int64 ``(B,)`` labels (only where the manifest has a condition), ``u``/``eps`` noise. ``B`` is
+symbolic, every graph treats rows independently and draws nothing itself.
+
+*latent* (pca, autoencoder, vae)
+    posterior   x, shown bool (B, *row)?, y? → mean (B, L), log_scale (B, L)?     log of the standard deviation
+    likelihood  z (B, L), u (B, cells), y?   → mean (B, *row), draw (B, *row)     data units, floating, not floored
+    score       x, shown, z, y?              → log_likelihood (B,)                log p(shown cells of x | z), nats
+    density     x, u (B, cells)?             → log_prob (B,)                      where the marginal has a closed form
+    The prior on z is N(0, I), or the mixture in the constants ``prior.*``.
+
+*bijective* (flow)
+    forward     x, u (B, cells)?, y?         → z (B, L), log_prob (B,)            nats of the data's own units
+    inverse     z, y?                        → x (B, *row)                        floating, not floored
+
+Where data have discrete cells and the graph works on densities, ``u`` in [0, 1) is added to the
+discrete cells inside the graph, and ``draw``/``x`` come back on that dequantised scale
+(a discrete value v stands for [v, v+1); ``DataSpec.quantise`` floors it). ``mean`` is the expected
+value in the data's own units. A likelihood that is discrete by itself answers whole numbers.
+
+Constants (safetensors, float64). A mixture of Gaussians with K components in n dimensions is
+``<name>.log_weights (K,)``, ``<name>.means (K, n)``, ``<name>.cholesky (K, n, n)`` lower.
+    prior.*      mixture on z (autoencoder's ex-post density)
+    gaussian.*   pca: the model itself as a one-component mixture over the (dequantised) cells; makes
+                 marginals and conditionals exact
+    proposal.*   flow: mixture fitted on train rows over the (dequantised) cells, proposal of conditionals
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from contracts.data import DataSpec, Measure
+
+FORMAT_VERSION = 1
+
+
+class Verb(StrEnum):
+    """What a model can be asked."""
+
+    ENCODE = "encode"
+    DECODE = "decode"
+    SAMPLE = "sample"
+    LOG_PROB = "log_prob"
+    PREDICT = "predict"
+    SIMILARITY = "similarity"
+
+
+class Kind(StrEnum):
+    """What a model is to the engine: which program answers its verbs."""
+
+    LATENT = "latent"
+    BIJECTIVE = "bijective"
+    AUTOREGRESSIVE = "autoregressive"
+    EMBEDDING = "embedding"
+    IMPLICIT = "implicit"
+
+
+class AnswerKind(StrEnum):
+    """What a number is: exact, a lower bound in expectation, or a Monte-Carlo estimate."""
+
+    EXACT = "exact"
+    LOWER_BOUND = "lower_bound"
+    ESTIMATE = "estimate"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(_Frozen):
+    """A named input or output of a graph; symbolic dimensions are strings (the batch is ``B``)."""
+
+    name: str
+    dtype: Literal["float32", "float64", "int64", "uint8", "bool"]
+    shape: tuple[int | str, ...]
+    noise: Literal["normal", "uniform"] | None = Field(
+        default=None, description="Set on inputs that the engine draws: N(0, 1), or U[0, 1)."
+    )
+
+
+class GraphSpec(_Frozen):
+    """One ONNX file of an artifact."""
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class VerbSpec(_Frozen):
+    """How a model answers a verb, or why it does not."""
+
+    supported: bool
+    kind: AnswerKind | None = Field(default=None, description="What the numbers are (log_prob, predict, sample).")
+    refusal: str | None = Field(default=None, description="Where unsupported: why, and what to use instead.")
+
+
+class FileEntry(_Frozen):
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0, description="Bytes.")
+
+
+class Tolerance(_Frozen):
+    """Largest difference between torch and ONNX that publishing allows: |a-b| ≤ absolute + relative·|b|."""
+
+    absolute: float = 1e-4
+    relative: float = 1e-4
+
+
+class Manifest(_Frozen):
+    """``manifest.json``; the artifact's digest is the sha256 of its canonical JSON."""
+
+    format_version: Literal[1] = 1
+    family: str
+    kind: Kind
+    config: dict[str, Any] = Field(description="The family's config with every None resolved.")
+    data: DataSpec
+    latent_dimensions: int | None = Field(default=None, description="L, where the model has vectors.")
+    condition: tuple[str, ...] | None = Field(
+        default=None, description="Categories that `given: {label}` takes, where the model is conditional."
+    )
+    graphs: dict[str, GraphSpec]
+    constants: tuple[str, ...] = Field(default=(), description="Names of the arrays in constants.safetensors.")
+    verbs: dict[Verb, VerbSpec]
+    measure: Measure
+    tolerance: Tolerance = Tolerance()
+    parents: dict[str, str] = Field(default_factory=dict, description="Role → digest of the parent artifact.")
+    libraries: dict[str, str] = Field(default_factory=dict, description="Package → version at export.")
+    seed: int
+    steps: int = Field(description="Training steps taken in all.")
+    dataset: str = Field(description="Digest of the dataset trained on.")
+    space: str = Field(description="Embedding-space id: digest of weights and pre-processing.")
+    files: dict[str, FileEntry] = Field(description="Every file but the manifest.")
+
+    def supports(self, verb: Verb) -> bool:
+        return verb in self.verbs and self.verbs[verb].supported
+
+
+class Card(BaseModel):
+    """``card.json``: what was measured when the version was made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    metrics: dict[str, Any] = Field(
+        description="On the held-out rows: log_prob_nats, bits_per_dim, standard_error, kind, measure, rows, samples; "
+        "reconstruction_mse; what the family adds."
+    )
+    parity: dict[str, float] = Field(description="graph.output → largest |torch - ONNX| seen.")
+    timings: dict[str, float] = Field(description="Seconds: train_seconds, export_seconds, evaluate_seconds.")
+    rows: dict[str, int] = Field(description="Rows by part.")
+    history: list[dict[str, Any]] = Field(default_factory=list, description="Held-out score by step.")

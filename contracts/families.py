@@ -1,0 +1,129 @@
+"""The menu: every family's knobs on one page.
+
+A config is data: frozen, closed, each field bounded and described. ``None`` means "sized by
+the data when training starts"; the family's file says how. ``{"family": …}`` alone trains well.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from contracts.data import DataSpec
+from contracts.errors import FieldProblem, InvalidInput
+
+
+class FamilyConfig(BaseModel):
+    """What every family's config holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: str
+
+    def check_data(self, spec: DataSpec) -> None:
+        """Raise InvalidInput if this family cannot train on such data; called before a job is queued."""
+        if spec.modality == "text":
+            raise InvalidInput(
+                f"{self.family} models tables and images, and this dataset is text",
+                errors=[FieldProblem(location="dataset", message="use a dataset of rows or images")],
+            )
+        missing = [column.name for column in spec.features if column.missing]
+        if missing:
+            raise InvalidInput(
+                f"{self.family} trains on complete rows, and these columns have missing cells: {', '.join(missing)}",
+                errors=[FieldProblem(location="dataset", message="fill the cells or drop the columns")],
+            )
+        if getattr(self, "condition", "none") == "label" and (spec.label is None or not spec.label.categories):
+            raise InvalidInput(
+                "condition is `label`, but the dataset has no label column",
+                errors=[FieldProblem(location="config.condition", message="use `none`, or give a column that role")],
+            )
+
+
+class GradientConfig(FamilyConfig):
+    """Knobs of families that are trained by gradient steps."""
+
+    batch_size: int | None = Field(default=None, ge=1, le=65536, description="Rows per step over all processes.")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="Peak of the warm-up + cosine schedule.")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled weight decay (AdamW).")
+    warmup: float = Field(default=0.05, ge=0, le=0.5, description="Share of the steps of linear warm-up.")
+    gradient_clip: float = Field(default=5.0, gt=0, description="Largest norm of the gradient.")
+    ema_decay: float = Field(default=0.999, ge=0, lt=1, description="Decay per step of the averaged weights; 0 = off.")
+    patience: int = Field(
+        default=20, ge=1, le=10_000, description="Evaluations without a better held-out score before training stops."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="Arithmetic while training.")
+
+
+class PCAConfig(FamilyConfig):
+    """Probabilistic PCA (Tipping & Bishop 1999)."""
+
+    family: Literal["pca"]
+    components: int | None = Field(
+        default=None, ge=1, le=4096, description="Latent dimensions; None: chosen by the log-likelihood of `valid`."
+    )
+
+
+class AutoencoderConfig(GradientConfig):
+    """Deterministic autoencoder with a Gaussian mixture fitted on its latents (Ghosh et al. 2020)."""
+
+    family: Literal["autoencoder"]
+    latents: int | None = Field(default=None, ge=1, le=4096, description="Latent dimensions.")
+    network: Literal["auto", "mlp", "convolutional"] = Field(
+        default="auto", description="auto: convolutional for images of at least 16 pixels a side, else mlp."
+    )
+    width: int | None = Field(default=None, ge=4, le=4096, description="Hidden units or channels.")
+    depth: int = Field(default=2, ge=1, le=16, description="Hidden layers (mlp) or blocks per scale (convolutional).")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of hidden units dropped while training.")
+    latent_penalty: float = Field(default=1e-4, ge=0, description="Weight of the squared norm of z (RAE-L2).")
+    mixture_components: int = Field(default=10, ge=1, le=200, description="Components of the mixture on z.")
+
+
+class VAEConfig(GradientConfig):
+    """Variational autoencoder (Kingma & Welling 2014), scored by the IWAE bound (Burda et al. 2016)."""
+
+    family: Literal["vae"]
+    latents: int | None = Field(default=None, ge=1, le=4096, description="Latent dimensions.")
+    network: Literal["auto", "mlp", "convolutional"] = Field(
+        default="auto", description="auto: convolutional for images of at least 16 pixels a side, else mlp."
+    )
+    width: int | None = Field(default=None, ge=4, le=4096, description="Hidden units or channels.")
+    depth: int = Field(default=2, ge=1, le=16, description="Hidden layers (mlp) or blocks per scale (convolutional).")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of hidden units dropped while training.")
+    likelihood: Literal["auto", "bernoulli", "discretised_logistic", "gaussian"] = Field(
+        default="auto",
+        description="auto: bernoulli for two levels, discretised_logistic for other discrete cells, "
+        "gaussian with learned variance for real ones.",
+    )
+    beta: float = Field(default=1.0, ge=0, le=1000, description="Weight of the rate (Higgins et al. 2017).")
+    kl_warmup: float = Field(default=0.2, ge=0, le=1, description="Share of the steps over which beta grows from 0.")
+    free_bits: float = Field(default=0.0, ge=0, le=10, description="Rate per latent dimension that is free, in nats.")
+    condition: Literal["none", "label"] = Field(default="none", description="label: p(x | label), asked by `given`.")
+
+
+class FlowConfig(GradientConfig):
+    """Normalising flow of coupling layers: additive = NICE, affine = RealNVP (Dinh et al. 2014, 2017)."""
+
+    family: Literal["flow"]
+    coupling: Literal["additive", "affine"] = Field(default="affine", description="What a coupling layer does.")
+    network: Literal["auto", "mlp", "multiscale"] = Field(
+        default="auto", description="auto: multiscale for images of at least 16 pixels a side, else mlp."
+    )
+    layers: int | None = Field(default=None, ge=2, le=128, description="Coupling layers (per scale for multiscale).")
+    width: int | None = Field(default=None, ge=4, le=4096, description="Hidden units or channels of a conditioner.")
+    depth: int = Field(default=2, ge=1, le=16, description="Hidden layers of a conditioner.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of hidden units dropped while training.")
+    condition: Literal["none", "label"] = Field(default="none", description="label: p(x | label), asked by `given`.")
+
+
+AnyConfig = Annotated[PCAConfig | AutoencoderConfig | VAEConfig | FlowConfig, Field(discriminator="family")]
+
+CONFIG_CLASSES: dict[str, type[FamilyConfig]] = {
+    "pca": PCAConfig,
+    "autoencoder": AutoencoderConfig,
+    "vae": VAEConfig,
+    "flow": FlowConfig,
+}
+
+config_adapter: TypeAdapter[AnyConfig] = TypeAdapter(AnyConfig)
