@@ -80,7 +80,7 @@ class Terms:
     named: dict[str, Tensor]
 
 
-class Stage(ABC):  # noqa: B024 - the hooks are optional, the shapes are abstract
+class Stage(ABC):
     """A part of training with its own module and share of the budget.
 
     Exactly one of three shapes: `LossStage`, `PlayersStage`, `FitStage`. The hooks have empty defaults.
@@ -90,13 +90,13 @@ class Stage(ABC):  # noqa: B024 - the hooks are optional, the shapes are abstrac
     share: float = 1.0
     module: nn.Module
 
-    def start(self, batches: Iterable[Batch]) -> None:
+    def start(self, batches: Iterable[Batch]) -> None:  # noqa: B027
         """Initialise from data before the first step (ActNorm, k-means); deterministic. Not called on resume."""
 
-    def after_step(self) -> None:
+    def after_step(self) -> None:  # noqa: B027
         """Update what gradients do not (codebook EMA)."""
 
-    def finish(self, batches: Iterable[Batch]) -> None:
+    def finish(self, batches: Iterable[Batch]) -> None:  # noqa: B027
         """Fit what stands on the trained module (mixture on z); deterministic; the best weights are in place."""
 
 
