@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from contracts.data import DataSpec
 from contracts.errors import FieldProblem, InvalidInput
 
+PCA_LARGEST_CELLS = 4096
+"""The covariance is held and solved whole: 4096² doubles are 134 MB."""
+
 
 class FamilyConfig(BaseModel):
     """What every family's config holds."""
@@ -63,6 +66,19 @@ class PCAConfig(FamilyConfig):
     components: int | None = Field(
         default=None, ge=1, le=4096, description="Latent dimensions; None: chosen by the log-likelihood of `valid`."
     )
+
+    def check_data(self, spec: DataSpec) -> None:
+        super().check_data(spec)
+        if spec.cells > PCA_LARGEST_CELLS:
+            raise InvalidInput(
+                f"pca solves an eigenproblem of at most {PCA_LARGEST_CELLS} cells, and a row here has {spec.cells}",
+                errors=[FieldProblem(location="dataset", message="resize the images on ingest, or train a vae")],
+            )
+        if self.components is not None and self.components > spec.cells:
+            raise InvalidInput(
+                f"components is {self.components}, but a row has {spec.cells} cells only",
+                errors=[FieldProblem(location="config.components", message=f"give at most {spec.cells}")],
+            )
 
 
 class AutoencoderConfig(GradientConfig):
