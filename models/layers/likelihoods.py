@@ -1,0 +1,164 @@
+"""p(x | z) with independent cells, each of the distribution that its column calls for.
+
+    log p(x | z) = Σ over the shown cells of log p(x_i | h_i(z))
+
+Two levels: Bernoulli. Other whole numbers: discretised logistic. Categories without order: softmax. Real
+numbers: Gaussian with learned variance. Cells of one kind stand together, so a table of any mixture of
+columns costs a handful of operators. Images work in float32, tables in float64 (their units may need it).
+
+Shapes: ``x`` ``(B, cells)`` flattened and in the data's own units, ``h`` ``(B, width)`` outputs of a network,
+``u`` ``(B, cells)`` uniform noise.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from contracts.data import ColumnType, DataProfile, DataSpec
+from contracts.errors import FieldProblem, InvalidInput
+from models.layers.distributions import (
+    EXACT_LEVELS,
+    Bernoulli,
+    Categorical,
+    CellDistribution,
+    DiscretisedLogistic,
+    Gaussian,
+)
+from models.layers.preprocessing import Standardise
+
+Choice = Literal["auto", "bernoulli", "discretised_logistic", "gaussian"]
+
+
+class Likelihood(nn.Module):
+    """Composes the cells' distributions; ``width`` network outputs per row."""
+
+    order: Tensor
+
+    def __init__(self, spec: DataSpec, profile: DataProfile, choice: Choice = "auto", components: int = 1) -> None:
+        """``choice`` overrides the kind of numeric cells; ``components``: logistics per cell of a mixture.
+
+        Raises InvalidInput where the cells do not allow the choice.
+        """
+        super().__init__()
+        self.cells = spec.cells
+        self.dtype = torch.float32 if spec.image is not None else torch.float64
+        kinds = _kinds(spec, choice)
+        self.groups = nn.ModuleList()
+        self._members: list[list[int]] = []
+        for kind in sorted(set(kinds)):
+            members = [cell for cell, other in enumerate(kinds) if other == kind]
+            self._members.append(members)
+            self.groups.append(_distribution(kind, members, spec, profile, components, self.dtype))
+        places = torch.tensor([cell for members in self._members for cell in members])
+        self.register_buffer("order", torch.argsort(places), persistent=False)
+        for index, members in enumerate(self._members):
+            self.register_buffer(f"members_{index}", torch.tensor(members), persistent=False)
+        sizes = [len(m) * g.outputs for m, g in zip(self._members, self._parts(), strict=True)]
+        self.offsets = [0, *np.cumsum(sizes).tolist()]
+        self.width: int = self.offsets[-1]
+
+    @property
+    def outputs_per_cell(self) -> int | None:
+        """Outputs of each cell where all cells are alike (images), laid out as ``(cells, outputs)``; else None."""
+        return self._parts()[0].outputs if len(self.groups) == 1 else None
+
+    def log_prob(self, x: Tensor, h: Tensor) -> Tensor:
+        """Nats per cell, ``(B, cells)``."""
+        x = x.to(self.dtype)
+        parts = []
+        for index, (group, outputs) in enumerate(self._split(h)):
+            parts.append(group.log_prob(self._pick(x, index), outputs))
+        return self._assemble(parts)
+
+    def score(self, x: Tensor, shown: Tensor, h: Tensor) -> Tensor:
+        """Nats of the shown cells, ``(B,)``; hidden cells of ``x`` may hold anything. ``shown``: ``(B, cells)``."""
+        log_p = self.log_prob(torch.where(shown, x.to(self.dtype), 0.0), h)
+        return torch.where(shown, log_p, 0.0).sum(-1)
+
+    def mean(self, h: Tensor) -> Tensor:
+        """Expected values ``(B, cells)`` (categories: the most probable code)."""
+        return self._assemble([group.mean(outputs) for group, outputs in self._split(h)])
+
+    def draw(self, h: Tensor, u: Tensor) -> Tensor:
+        """Values ``(B, cells)``, whole where discrete."""
+        u = u.to(self.dtype)
+        parts = [group.draw(outputs, self._pick(u, i)) for i, (group, outputs) in enumerate(self._split(h))]
+        return self._assemble(parts)
+
+    def _parts(self) -> list[CellDistribution]:
+        return [cast(CellDistribution, group) for group in self.groups]
+
+    def _split(self, h: Tensor) -> list[tuple[CellDistribution, Tensor]]:
+        h = h.to(self.dtype)
+        answer = []
+        for index, group in enumerate(self._parts()):
+            outputs = h[:, self.offsets[index] : self.offsets[index + 1]]
+            answer.append((group, outputs.reshape(-1, len(self._members[index]), group.outputs)))
+        return answer
+
+    def _pick(self, x: Tensor, index: int) -> Tensor:
+        return x if len(self.groups) == 1 else x[:, getattr(self, f"members_{index}")]
+
+    def _assemble(self, parts: list[Tensor]) -> Tensor:
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)[:, self.order]
+
+
+def _kinds(spec: DataSpec, choice: Choice) -> list[str]:
+    """One word per cell; cells of one word share a distribution object."""
+    low, high = spec.bounds
+    if spec.image is not None:
+        kind = _numeric(spec.image.levels, True, choice, "pixels")
+        return [kind] * spec.cells
+    kinds = []
+    for cell, column in enumerate(spec.features):
+        levels = high[cell] - low[cell] + 1 if np.isfinite(high[cell] - low[cell]) else np.inf
+        if column.type is ColumnType.CATEGORICAL and levels != 2:
+            kinds.append(f"categorical {len(column.categories or ())}")
+        else:
+            binary_code = column.type in (ColumnType.CATEGORICAL, ColumnType.BOOLEAN)
+            kinds.append(
+                _numeric(levels, column.discrete, "auto" if binary_code else choice, f"column `{column.name}`")
+            )
+    return kinds
+
+
+def _numeric(levels: float, discrete: bool, choice: Choice, what: str) -> str:
+    if choice == "bernoulli" and not (discrete and levels == 2):
+        raise _refused(choice, f"{what} must have two levels for it")
+    if choice == "discretised_logistic" and not discrete:
+        raise _refused(choice, f"{what} must be whole numbers for it")
+    if choice == "auto":
+        choice = "gaussian" if not discrete else "bernoulli" if levels == 2 else "discretised_logistic"
+    if choice == "discretised_logistic":
+        return "discretised_logistic few" if levels <= EXACT_LEVELS else "discretised_logistic many"
+    return choice
+
+
+def _refused(choice: str, why: str) -> InvalidInput:
+    return InvalidInput(
+        f"the likelihood `{choice}` does not fit the data: {why}; use `auto`",
+        errors=[FieldProblem(location="config.likelihood", message="use `auto`, which goes by each column's type")],
+    )
+
+
+def _distribution(
+    kind: str, members: list[int], spec: DataSpec, profile: DataProfile, components: int, dtype: torch.dtype
+) -> nn.Module:
+    unit = Standardise(spec, profile)
+    bounds = (torch.from_numpy(bound) for bound in spec.bounds)
+    discrete = torch.from_numpy(spec.discrete)[members]
+    low, high, centre, scale = (t.reshape(-1)[members].to(dtype) for t in (*bounds, unit.mean, unit.std))
+    match kind.split():
+        case ["bernoulli"]:
+            return Bernoulli(low)
+        case ["gaussian"]:
+            return Gaussian(centre, scale, low, high, discrete)
+        case ["discretised_logistic", _]:
+            return DiscretisedLogistic(centre, scale, low, high, components)
+        case ["categorical", count]:
+            return Categorical(int(count), dtype)
+    raise AssertionError(kind)
