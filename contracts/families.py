@@ -129,7 +129,9 @@ class FlowConfig(GradientConfig):
     layers: int | None = Field(default=None, ge=2, le=128, description="Coupling layers (per scale for multiscale).")
     width: int | None = Field(default=None, ge=4, le=4096, description="Hidden units or channels of a conditioner.")
     depth: int = Field(default=2, ge=1, le=16, description="Hidden layers of a conditioner.")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of hidden units dropped while training.")
+    dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="Share of hidden units dropped while training; None: more for fewer rows."
+    )
     condition: Literal["none", "label"] = Field(default="none", description="label: p(x | label), asked by `given`.")
 
 

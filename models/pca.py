@@ -14,8 +14,7 @@ Discrete cells are dequantised by ``u``; their moments are those of ``x + u`` in
 are: real data score as `sklearn.decomposition.PCA.score_samples` does. An eigenvalue is held at or
 above 1e-13 of the largest (and 1e-12), so a column that never varies has a very large, finite density.
 
-Legend: ``B`` rows, ``D`` cells, ``q`` components, ``x`` raw features, ``z`` latents, ``u`` uniform and
-``eps`` normal noise.
+Legend: ``B`` rows, ``D`` cells, ``q`` components, ``x`` raw features, ``z`` latents, ``u`` uniform noise.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from contracts.data import Column, ColumnType, DataProfile, DataSpec, ImageShape
 from contracts.errors import InvalidInput
 from contracts.families import FamilyConfig, PCAConfig
 from models.family import Batch, Family, FitStage, Graph, Stage, Tiny, supported
+from models.layers.gaussian import normal_quantile
 from models.layers.preprocessing import BIN_VARIANCE, Dequantise
 
 
@@ -190,7 +190,6 @@ class PCA(Family[PCAConfig]):
         components = self.latent_dimensions
         x = TensorSpec(name="x", dtype="uint8" if self.spec.image else "float64", shape=("B", *row))
         u = TensorSpec(name="u", dtype="float64", shape=("B", cells), noise="uniform")
-        eps = TensorSpec(name="eps", dtype="float64", shape=("B", cells), noise="normal")
         z = TensorSpec(name="z", dtype="float64", shape=("B", components))
 
         def vector(name: str) -> TensorSpec:
@@ -201,7 +200,7 @@ class PCA(Family[PCAConfig]):
 
         return {
             "posterior": Graph(_Posterior(self), (x,), (vector("mean"), vector("log_scale"))),
-            "likelihood": Graph(_Likelihood(self), (z, eps), (cell("mean"), cell("draw"))),
+            "likelihood": Graph(_Likelihood(self), (z, u), (cell("mean"), cell("draw"))),
             "density": Graph(
                 _Density(self),
                 (x, u) if self.dequantise.any else (x,),
@@ -266,7 +265,7 @@ class _Posterior(nn.Module):
 
 
 class _Likelihood(nn.Module):
-    """z, eps → mean in data units and a draw on the dequantised scale."""
+    """z, u → mean in data units and a draw on the dequantised scale."""
 
     matrix: Tensor
     bias: Tensor
@@ -281,9 +280,9 @@ class _Likelihood(nn.Module):
         self.register_buffer("std", model.noise_variance.sqrt())
         self.register_buffer("offset", 0.5 * model.dequantise.discrete)
 
-    def forward(self, z: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         spread = z @ self.matrix + self.bias  # (B, D), dequantised
-        draw = spread + self.std * eps
+        draw = spread + self.std * normal_quantile(u)
         return (spread - self.offset).reshape(-1, *self.row_shape), draw.reshape(-1, *self.row_shape)
 
 
