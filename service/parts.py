@@ -56,11 +56,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Stack:
-    """The parts in their order of starting, the environment they share, and the address to call."""
+    """The parts in their order of starting, the environment they share, the address to call.
+
+    ``prepare`` are commands that have to succeed before the first part starts.
+    """
 
     parts: tuple[Part, ...]
     environment: Mapping[str, str]
     url: str
+    prepare: tuple[tuple[str, ...], ...] = ()
 
 
 def plan_stack(settings: StackSettings) -> Stack:
@@ -94,7 +98,9 @@ def plan_stack(settings: StackSettings) -> Stack:
         Part(name, _python("workers.main", "--queues", name), ready=lambda name=name: worker_seen(url, name))  # type: ignore[misc]
         for name in QUEUES
     ]
-    return Stack(parts=(*parts, gateway, *workers), environment=environment, url=url)
+    return Stack(
+        parts=(*parts, gateway, *workers), environment=environment, url=url, prepare=(_python("service.migrate"),)
+    )
 
 
 def claim_port(host: str, port: int) -> int:

@@ -137,8 +137,8 @@ class Supervisor:
         self._stop = threading.Event()
         logs = home / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, **stack.environment}
-        self.children = [Child(part, environment, logs) for part in stack.parts]
+        self._environment = {**os.environ, **stack.environment}
+        self.children = [Child(part, self._environment, logs) for part in stack.parts]
 
     def stop(self) -> None:
         """Ask `run` to return; may be called from a signal handler or another thread."""
@@ -150,6 +150,8 @@ class Supervisor:
         Raises StackError where a part keeps dying before it was ever ready; its log's tail is in the message.
         """
         deadline, all_ready = time.monotonic() + START_SECONDS, False
+        for command in self.stack.prepare:
+            self._prepare(command)
         try:
             for child in self.children:
                 child.start()
@@ -168,6 +170,13 @@ class Supervisor:
                     self._on_ready(self.stack)
         finally:
             self._end()
+
+    def _prepare(self, command: tuple[str, ...]) -> None:
+        done = subprocess.run(
+            command, env=self._environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise StackError(f"`{' '.join(command[1:])}` failed:\n{done.stderr.strip()[-2000:]}")
 
     def _await(self, child: Child, deadline: float) -> None:
         if child.pid is not None and child.part.ready():
