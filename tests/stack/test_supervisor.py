@@ -89,8 +89,8 @@ def test_a_part_that_is_killed_is_started_again(run: Callable[..., Running], tmp
 def test_stopping_ends_every_process_and_removes_the_state(run: Callable[..., Running], tmp_path: Path) -> None:
     # The part starts a process of its own, which has to go as well.
     program = (
-        "import subprocess, sys, time; "
-        "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid, flush=True); time.sleep(600)"
+        "import subprocess, sys, time; own = [sys.executable, '-c', 'import time; time.sleep(600)']; "
+        "print(subprocess.Popen(own).pid, flush=True); time.sleep(600)"
     )
     running = run(Part("parent", (sys.executable, "-c", program)), Part("server", SLEEP, serves=True))
     assert running.ready.wait(20)
@@ -169,12 +169,9 @@ def test_a_large_log_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_one_home_has_one_supervisor(tmp_path: Path) -> None:
-    with (
-        hold(tmp_path),
-        pytest.raises(StackError, match=rf"in use by a running stack \(supervisor pid {os.getpid()}\)"),
-    ):
-        with hold(tmp_path):
-            pass
+    busy = rf"in use by a running stack \(supervisor pid {os.getpid()}\)"
+    with hold(tmp_path), pytest.raises(StackError, match=busy), hold(tmp_path):
+        pass
     with hold(tmp_path):
         pass
 
