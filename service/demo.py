@@ -49,9 +49,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     started = time.monotonic()
     try:
-        with tempfile.TemporaryDirectory(prefix="latentserve-demo-") as folder:
-            with running_stack(Path(folder)) as url:
-                demonstrate(Client(url))
+        with tempfile.TemporaryDirectory(prefix="latentserve-demo-") as folder, running_stack(Path(folder)) as url:
+            demonstrate(Client(url))
     except KeyboardInterrupt:
         console.print("stopped; everything that was started has been ended")
         return 130
