@@ -89,10 +89,12 @@ class Client:
                     yield event
                     if event["type"] in ("succeeded", "failed", "cancelled"):
                         return
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, ServiceError) as error:
+                known = error if isinstance(error, ServiceError) else self._away(error)
                 failing_since = failing_since or time.monotonic()
-                if time.monotonic() - failing_since > GIVE_UP_SECONDS:
-                    raise self._away(error) from error
+                # A gateway that is coming up says 503 for a moment; only a 4xx is final.
+                if known.problem.status < 500 or time.monotonic() - failing_since > GIVE_UP_SECONDS:
+                    raise known from error
             # The stream ends without a last event where the gateway restarts; the row still knows.
             time.sleep(0.3)
 
