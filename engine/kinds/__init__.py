@@ -1,1 +1,22 @@
+"""Programs: how each kind of model answers the verbs from its graphs."""
 
+from __future__ import annotations
+
+from contracts.artifact import Kind
+from contracts.errors import Conflict
+from engine.kinds.program import Program
+from engine.model import Model
+
+__all__ = ["Program", "program"]
+
+
+def program(model: Model) -> Program:
+    """Return the program of the model's kind. Raises Conflict for a kind that this engine does not serve."""
+    from engine.kinds.bijective import BijectiveProgram
+    from engine.kinds.latent import LatentProgram
+
+    programs: dict[Kind, type[Program]] = {Kind.LATENT: LatentProgram, Kind.BIJECTIVE: BijectiveProgram}
+    kind = model.manifest.kind
+    if kind not in programs:
+        raise Conflict(f"this server answers models of the kinds {', '.join(programs)}; this one is {kind}")
+    return programs[kind](model)

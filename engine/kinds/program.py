@@ -1,0 +1,388 @@
+"""What every kind's program shares: checked rows, noise for graphs, and the frame of each verb.
+
+A program holds no state of its own beyond its model; its verbs are synchronous and thread-safe. A row's answer is a
+function of (model, row, given, seed, samples): its noise is keyed by the row itself. Two runs of different batch size
+may still differ in the last bits of a float, because the runtime's vector instructions treat tails in another way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.artifact import AnswerKind, Verb
+from contracts.errors import Internal, InvalidInput, VerbUnsupported
+from engine import noise
+from engine.answers import Encoding, LogProb, Prediction, weakest
+from engine.kinds.weights import clean, log_mean_exp
+from engine.model import Model
+
+Floats = NDArray[np.float64]
+Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Checked rows: ``x`` (B, *row) with neutral values in hidden cells, ``shown`` (B, *row), labels ``y`` (B,)
+    or None, and the ``keys`` (B,) of their noise."""
+
+    x: NDArray[np.generic]
+    shown: Mask
+    y: Index | None
+    keys: noise.Keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, rows: Index) -> Rows:
+        return Rows(self.x[rows], self.shown[rows], None if self.y is None else self.y[rows], self.keys[rows])
+
+    @property
+    def hidden(self) -> Mask:
+        """Flattened mask ``(B, cells)``, True = hidden."""
+        flat: Mask = ~self.shown.reshape(len(self), -1)
+        return flat
+
+    @property
+    def cells(self) -> Floats:
+        """The features flattened, ``(B, cells)``."""
+        return self.x.reshape(len(self), -1).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Score:
+    """log p of rows, ``values`` (B,) nats, before it becomes an answer."""
+
+    values: Floats
+    kind: AnswerKind
+    samples: int | None = None
+    standard_error: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Imputation:
+    """What a kind knows of hidden cells: ``mean`` and ``std`` (B, cells) in the data's own units, ``draws``
+    (B, draws, cells) not yet on the grid."""
+
+    mean: Floats
+    std: Floats
+    draws: Floats
+    kind: AnswerKind
+    effective_sample_size: Floats | None = None
+    samples: int | None = None
+    score: Score | None = None
+    """log p(shown cells), where it is a by-product."""
+
+
+class Program:
+    """The verbs of one model. Those that its manifest refuses raise VerbUnsupported with the manifest's reason."""
+
+    dequantisation_samples = 32
+    """Draws of u that average a density over the unit bins of discrete cells, where the caller names none."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.manifest = model.manifest
+        self.spec = model.manifest.data
+
+    # --- the verbs -----------------------------------------------------------------------------------------------
+
+    def encode(self, x: NDArray[np.generic], *, hidden: Mask | None = None, given: Index | None = None) -> Encoding:
+        """Return the vectors ``(B, L)`` of rows ``x``: a posterior's mean, or the image under a bijection."""
+        self.require(Verb.ENCODE)
+        return self._encode(self.rows(x, hidden, given))
+
+    def decode(self, z: NDArray[np.generic], *, given: Index | None = None) -> Floats:
+        """Return the expected rows ``(B, *row)`` of vectors ``z`` (B, L), floating, in the data's own units."""
+        self.require(Verb.DECODE)
+        z = np.asarray(z)
+        dimensions = self.manifest.latent_dimensions
+        if z.ndim != 2 or (dimensions is not None and z.shape[1] != dimensions) or len(z) == 0:
+            raise InvalidInput(f"vectors must have the shape (rows, {dimensions}), got {z.shape}")
+        if not np.isfinite(z).all():
+            row = int(np.flatnonzero(~np.isfinite(z).all(axis=1))[0])
+            raise InvalidInput(f"inputs[{row}] holds a value that is not finite")
+        return self._decode(z, self.labels(given, len(z)))
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        given: Index | None = None,
+        first: int = 0,
+    ) -> NDArray[np.generic]:
+        """Return ``n`` draws ``(n, *row)`` of the data's dtype; row i depends on (seed, first + i) alone.
+
+        ``temperature`` multiplies the deviation of the prior on the latents (of each component, where it is a
+        mixture) and leaves the noise of the likelihood as it is; 0 gives the prior's mean or a component's.
+        """
+        self.require(Verb.SAMPLE)
+        if n < 1:
+            raise InvalidInput(f"n must be at least 1, got {n}")
+        if not (np.isfinite(temperature) and temperature >= 0):
+            raise InvalidInput(f"temperature must be a number of at least 0, got {temperature}")
+        if first < 0:
+            raise InvalidInput(f"first must be at least 0, got {first}")
+        keys = np.arange(first, first + n, dtype=np.uint64)
+        return self.on_grid(self._sample(keys, seed, temperature, self.labels(given, n)))
+
+    def log_prob(
+        self,
+        x: NDArray[np.generic],
+        *,
+        hidden: Mask | None = None,
+        seed: int = 0,
+        samples: int | None = None,
+        given: Index | None = None,
+    ) -> LogProb:
+        """Return log p(x), or of the shown cells where ``hidden`` (B, *row) says so, in nats.
+
+        ``samples``: Monte-Carlo draws per row, where any are needed. The kind answered holds for every row.
+        """
+        self.require(Verb.LOG_PROB)
+        score = self._score(self.rows(x, hidden, given), seed, self._draws(samples))
+        return LogProb(score.values, score.kind, self.manifest.measure, score.samples, score.standard_error)
+
+    def predict(
+        self,
+        x: NDArray[np.generic],
+        hidden: Mask,
+        *,
+        seed: int = 0,
+        draws: int = 1,
+        samples: int | None = None,
+        given: Index | None = None,
+        score_inputs: bool = False,
+    ) -> Prediction:
+        """Return the hidden cells of ``x`` given its shown ones.
+
+        ``draws`` rows are drawn from the conditional. log p(hidden | shown) is evaluated at the mean, put on the
+        grid of discrete cells, or with ``score_inputs`` at the values that ``x`` holds in the hidden cells.
+        """
+        self.require(Verb.PREDICT)
+        if draws < 1:
+            raise InvalidInput(f"draws must be at least 1, got {draws}")
+        rows = self.rows(x, hidden, given)
+        count = self._draws(samples)
+        imputed = self._impute(rows, seed, draws, count)
+        hide, cells = rows.hidden, rows.cells
+        mean = np.where(hide, imputed.mean, cells)
+        drawn = np.where(hide[:, None], imputed.draws, cells[:, None])
+        at: Literal["inputs", "mean"] = "inputs" if score_inputs else "mean"
+        point = np.asarray(x) if score_inputs else self._nearest(mean)
+        if score_inputs:
+            self.spec.check(np.asarray(x))
+        whole = self._score(self.rows(point, None, rows.y), seed, count)
+        part = imputed.score or self._score(rows, seed, count)
+        error = None
+        if whole.standard_error is not None or part.standard_error is not None:
+            error = np.hypot(_or_zero(whole.standard_error), _or_zero(part.standard_error))
+        exact = weakest(whole.kind, part.kind, imputed.kind) is AnswerKind.EXACT
+        shape = self.spec.row_shape
+        with np.errstate(invalid="ignore"):
+            conditional = whole.values - part.values
+        # A row without a hidden cell has nothing left to be uncertain of; one of zero density has no conditional.
+        conditional[~hide.any(axis=1)] = 0.0
+        conditional[np.isnan(conditional)] = -np.inf
+        return Prediction(
+            mean=mean.reshape(len(rows), *shape),
+            draws=self.on_grid(drawn.reshape(len(rows), draws, *shape)),
+            std=np.where(hide, imputed.std, 0.0).reshape(len(rows), *shape),
+            log_prob=conditional,
+            log_prob_at=at,
+            # The difference of two bounds is neither.
+            kind=AnswerKind.EXACT if exact else AnswerKind.ESTIMATE,
+            effective_sample_size=imputed.effective_sample_size,
+            samples=whole.samples or part.samples or imputed.samples,
+            standard_error=error,
+        )
+
+    # --- what a kind fills in ------------------------------------------------------------------------------------
+
+    def _encode(self, rows: Rows) -> Encoding:
+        raise self._missing(Verb.ENCODE)
+
+    def _decode(self, z: NDArray[np.generic], y: Index | None) -> Floats:
+        raise self._missing(Verb.DECODE)
+
+    def _sample(self, keys: noise.Keys, seed: int, temperature: float, y: Index | None) -> Floats:
+        """Return draws ``(n, *row)`` on the dequantised scale."""
+        raise self._missing(Verb.SAMPLE)
+
+    def _score_complete(self, rows: Rows, seed: int, samples: int | None) -> Score:
+        """Return log p(x) of rows without hidden cells."""
+        raise self._missing(Verb.LOG_PROB)
+
+    def _score_partial(self, rows: Rows, seed: int, samples: int | None) -> Score:
+        """Return log p(shown cells) of rows that hide some cells and show others."""
+        raise VerbUnsupported(
+            f"this {self.manifest.family} cannot sum over hidden cells; send complete rows, or ask a model whose "
+            "log_prob takes them, such as pca or vae"
+        )
+
+    def _impute(self, rows: Rows, seed: int, draws: int, samples: int | None) -> Imputation:
+        raise self._missing(Verb.PREDICT)
+
+    def _score(self, rows: Rows, seed: int, samples: int | None) -> Score:
+        """Score each row by its own pattern: nothing shown (log p = 0), some cells, or all."""
+        hide = rows.hidden
+        complete, empty = ~hide.any(axis=1), hide.all(axis=1)
+        values, error = np.zeros(len(rows)), np.zeros(len(rows))
+        scores: list[Score] = []
+        for chosen, score in ((complete, self._score_complete), (~complete & ~empty, self._score_partial)):
+            index = np.flatnonzero(chosen)
+            if len(index):
+                scores.append(score(rows.take(index), seed, samples))
+                values[index] = scores[-1].values
+                error[index] = _or_zero(scores[-1].standard_error)
+        drawn = [score.samples for score in scores if score.samples is not None]
+        kind = weakest(*(score.kind for score in scores))
+        return Score(values, kind, max(drawn), error) if drawn else Score(values, kind)
+
+    def average_density(self, graph: str, rows: Rows, seed: int, samples: int | None) -> Score:
+        """Return the ``log_prob`` of ``graph`` on complete rows.
+
+        Exact where the graph takes no noise; else the log of its mean over draws of the noise that spreads
+        discrete cells over their unit bins, a lower bound in expectation (Theis et al. 2016, arXiv:1511.01844).
+        """
+        feeds = self.feeds(rows)
+        if not self.noisy(graph):
+            values = self.call(graph, feeds, outputs=["log_prob"])["log_prob"]
+            return Score(clean(values.astype(np.float64)), AnswerKind.EXACT)
+        count = samples or self.dequantisation_samples
+        log_w = np.empty(len(rows) * count)
+        done = 0
+        for r, k in self.pairs(len(rows), count, graph):
+            block = {name: array[r] for name, array in feeds.items()}
+            answer = self.call(graph, block, keys=rows.keys[r], seed=seed, draw=k, outputs=["log_prob"])
+            log_w[done : done + len(r)] = answer["log_prob"]
+            done += len(r)
+        mean = log_mean_exp(clean(log_w.reshape(len(rows), count)))
+        return Score(mean.values, AnswerKind.LOWER_BOUND, count, mean.standard_error)
+
+    # --- what a kind may use -------------------------------------------------------------------------------------
+
+    def require(self, verb: Verb) -> None:
+        """Raise VerbUnsupported, with the manifest's reason, unless the model answers ``verb``."""
+        if not self.manifest.supports(verb):
+            spec = self.manifest.verbs.get(verb)
+            reason = spec.refusal if spec and spec.refusal else f"{self.manifest.family} does not answer {verb}"
+            raise VerbUnsupported(reason)
+
+    def rows(self, x: NDArray[np.generic], hidden: Mask | None, given: Index | None) -> Rows:
+        """Check ``x`` (B, *row), ``hidden`` of the same shape and labels; raises InvalidInput naming what is wrong."""
+        x = np.asarray(x)
+        if x.shape[1:] != self.spec.row_shape or x.ndim == 0:
+            raise InvalidInput(f"rows must have the shape {self.spec.row_shape}, got {x.shape[1:]}")
+        if len(x) == 0:
+            raise InvalidInput("at least one row is needed, got none")
+        if hidden is not None and (hidden.shape != x.shape or hidden.dtype != np.bool_):
+            raise InvalidInput(f"the mask of hidden cells must be boolean of the shape {x.shape}, got {hidden.shape}")
+        shown = np.ones(x.shape, dtype=bool) if hidden is None else ~hidden
+        if x.dtype != self.spec.dtype or (x.dtype.kind == "f" and not np.isfinite(x[shown]).all()):
+            self.spec.check(_as_numbers(x), hidden)
+        low, high = self.spec.bounds
+        neutral = np.clip(0.0, low, high).reshape(self.spec.row_shape)
+        filled = np.where(shown, x, neutral).astype(self.spec.dtype)
+        y = self.labels(given, len(x))
+        extra = (shown,) if y is None else (shown, y)
+        return Rows(filled, shown, y, noise.row_digests(filled, *extra))
+
+    def labels(self, given: Index | None, rows: int) -> Index | None:
+        """Check the labels that a conditional model needs, ``(rows,)`` or one for all; None where it takes none."""
+        categories = self.manifest.condition
+        if categories is None:
+            if given is not None:
+                raise InvalidInput("this model takes no `given`: it was not trained on a condition")
+            return None
+        if given is None:
+            raise InvalidInput(
+                f"this model is conditional; say `given: {{label}}`, one of {', '.join(categories[:20])}"
+            )
+        codes = np.asarray(given)
+        if codes.dtype.kind not in "iu" or (codes.ndim and codes.shape != (rows,) and codes.shape != (1,)):
+            raise InvalidInput(f"`given` must hold one label code or one for each of the {rows} rows")
+        if codes.size and (codes.min() < 0 or codes.max() >= len(categories)):
+            raise InvalidInput(f"`given` must hold label codes in 0..{len(categories) - 1}")
+        return np.ascontiguousarray(np.broadcast_to(codes.astype(np.int64), (rows,)))
+
+    def call(
+        self,
+        graph: str,
+        feeds: dict[str, NDArray[np.generic]],
+        *,
+        keys: noise.Keys | None = None,
+        seed: int = 0,
+        draw: int | Index = 0,
+        outputs: Sequence[str] | None = None,
+    ) -> dict[str, NDArray[np.generic]]:
+        """Run ``graph``, drawing the noise it asks for.
+
+        Without ``keys`` the noise stands at its middle (1/2 or 0), for answers that must not depend on it.
+        """
+        rows = len(next(iter(feeds.values())))
+        filled = dict(feeds)
+        for tensor in self.model.manifest.graphs[graph].inputs:
+            if tensor.noise is None:
+                continue
+            shape = tuple(size for size in tensor.shape[1:] if isinstance(size, int))
+            if len(shape) != len(tensor.shape) - 1:
+                raise Internal(f"the noise input `{tensor.name}` of `{graph}` has no fixed shape")
+            if keys is None:
+                middle = 0.5 if tensor.noise == "uniform" else 0.0
+                filled[tensor.name] = np.full((rows, *shape), middle, dtype=tensor.dtype)
+            else:
+                drawn = noise.uniform if tensor.noise == "uniform" else noise.normal
+                values = drawn(seed, keys, f"{graph}.{tensor.name}", shape, draw)
+                filled[tensor.name] = noise.cast(values, tensor.dtype)
+        return self.model.run(graph, filled, outputs)
+
+    def noisy(self, graph: str) -> bool:
+        """Whether ``graph`` takes noise."""
+        return any(tensor.noise is not None for tensor in self.model.manifest.graphs[graph].inputs)
+
+    def feeds(self, rows: Rows) -> dict[str, NDArray[np.generic]]:
+        """The inputs that graphs on data take: x, shown and, where conditional, y."""
+        feeds: dict[str, NDArray[np.generic]] = {"x": rows.x, "shown": rows.shown}
+        return feeds if rows.y is None else feeds | {"y": rows.y}
+
+    def pairs(self, rows: int, draws: int, graph: str) -> Iterator[tuple[Index, Index]]:
+        """Yield (row, draw) index arrays that cover rows × draws in order, as many at a time as one run takes."""
+        step = self.model.rows_per_run(graph)
+        for start in range(0, rows * draws, step):
+            yield np.divmod(np.arange(start, min(start + step, rows * draws), dtype=np.int64), draws)
+
+    def on_grid(self, x: Floats) -> NDArray[np.generic]:
+        """Put dequantised values ``(…, *row)`` on the data's grid and in its dtype."""
+        return self.spec.quantise(np.nan_to_num(x) if self.spec.discrete.any() else x)
+
+    def _nearest(self, mean: Floats) -> NDArray[np.generic]:
+        """Put expected values ``(B, cells)`` on the nearest point of the grid, as rows."""
+        centred = mean + 0.5 * self.spec.discrete
+        return self.spec.quantise(centred.reshape(len(mean), *self.spec.row_shape))
+
+    def _draws(self, samples: int | None) -> int | None:
+        if samples is not None and samples < 1:
+            raise InvalidInput(f"samples must be at least 1, got {samples}")
+        return samples
+
+    def _missing(self, verb: Verb) -> VerbUnsupported:
+        return VerbUnsupported(f"{self.manifest.family} has no graph that answers {verb}")
+
+
+def _as_numbers(x: NDArray[np.generic]) -> Floats:
+    try:
+        return x.astype(np.float64)
+    except (TypeError, ValueError):
+        raise InvalidInput(f"rows must be numbers, got an array of {x.dtype}") from None
+
+
+def _or_zero(error: Floats | None) -> Floats | float:
+    return 0.0 if error is None else error
