@@ -1,0 +1,1 @@
+"""A module per file format; each answers a `Content` or a `TableSource` without loading the whole."""
