@@ -145,7 +145,7 @@ class Flow(Family[FlowConfig]):
         mixed = (*real[:2], Column(name="n", type=ColumnType.INTEGER, minimum=0, maximum=9))
         small = ImageShape(height=4, width=4, levels=17)
         large = ImageShape(height=16, width=16, levels=256)
-        mlp = FlowConfig(family="flow", layers=3, width=16, learning_rate=3e-3)
+        mlp = FlowConfig(family="flow", layers=2, width=16, learning_rate=3e-3)
         labelled = mlp.model_copy(update={"condition": "label"})
         wide = mlp.model_copy(update={"network": "multiscale", "layers": 2, "width": 8, "depth": 1})
         return [

@@ -175,7 +175,10 @@ class PCA(Family[PCAConfig]):
         # With every axis kept there is no residual; the last eigenvalue's floor stands in for sigma².
         noise = rest.mean() if len(rest) else 1e-6 * eigenvalues[-1]
         self.mean, self.noise_variance = mean, noise.clone()
-        self.eigenvalues, self.basis = eigenvalues[:components].clone(), basis[:, :components].clone()
+        self.eigenvalues, self.basis = (
+            eigenvalues[:components].clone(),
+            basis[:, :components].clone(memory_format=torch.contiguous_format),
+        )
         self.config = self.config.model_copy(update={"components": components})
 
     def stages(self) -> list[Stage]:

@@ -54,15 +54,19 @@ def assemble(
     Call it once without a card to get a folder that the engine loads (for evaluation), and again with the card
     and, for images, up to 64 samples as ``preview`` ``(n, H, W, C)`` uint8 in the data's own levels: the
     second folder is the one to publish. ``dataset``: digest trained on; ``parents``: role → digest.
-    Raises InvalidInput if a graph's file is missing, or weights or constants are not finite.
+    Raises InvalidInput if a graph's file is missing, or weights or constants are not finite, buffers not a number.
     """
     missing = [graph.file for graph in graphs.values() if not (folder / graph.file).is_file()]
     if missing:
         raise InvalidInput(f"export the graphs first; {folder.name} lacks {', '.join(missing)}")
     state = _contiguous(family.state_dict())
     constants = _contiguous(family.constants())
+    parameters = {name for name, _ in family.named_parameters()}
     for name, tensor in {**state, **constants}.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        # Buffers may be infinite on purpose: open bounds of a column.
+        may_be_infinite = name in state and name not in parameters
+        bad = torch.isnan(tensor) if may_be_infinite else ~torch.isfinite(tensor)
+        if bool(bad.any()):
             raise InvalidInput(f"`{name}` holds values that are not finite; such a model is not published")
     written = {WEIGHTS: save(state)}
     if constants:
