@@ -1,0 +1,67 @@
+"""Pictures as PNG and JPEG: read into uint8 rows, written as one grid.
+
+Where a dataset has fewer than 256 levels, a file's 0..255 is spread over them and back:
+``level = round(value · (levels - 1) / 255)``.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.data import ImageShape
+from contracts.errors import BadRequest, TooLarge
+from service.tensors import wrong
+
+
+def read_picture(data: bytes, shape: ImageShape, location: str, *, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode a PNG or JPEG to ``(H, W, C)`` levels of ``shape``.
+
+    Raises BadRequest where it is neither, TooLarge over ``max_pixels``, InvalidInput where its size differs.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own bomb warning: the limit is checked below
+            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+            if image.width * image.height > max_pixels:
+                raise TooLarge(f"{location}: {image.width}x{image.height} pixels are over the limit of {max_pixels}")
+            if image.size != (shape.width, shape.height):
+                raise wrong(
+                    location,
+                    f"is {image.width}x{image.height} pixels, and the model takes {shape.width}x{shape.height}; resize it",
+                )
+            image = image.convert("L" if shape.channels == 1 else "RGB")
+    except (TooLarge, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, TooLarge):
+            raise
+        raise BadRequest(f"{location}: not a PNG or JPEG that can be read ({error})") from None
+    pixels = np.asarray(image, dtype=np.uint8).reshape(shape.shape)
+    if shape.levels == 256:
+        return pixels
+    return np.rint(pixels * ((shape.levels - 1) / 255)).astype(np.uint8)
+
+
+def write_grid(pictures: NDArray[np.generic], shape: ImageShape) -> bytes:
+    """Write ``(B, H, W, C)`` levels (integer or floating) as one PNG, row by row, near square, 1 pixel apart."""
+    from PIL import Image
+
+    count = len(pictures)
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    levels = np.clip(np.nan_to_num(pictures.astype(np.float64)), 0, shape.levels - 1)
+    values = np.rint(levels * (255 / (shape.levels - 1))).astype(np.uint8)
+    height, width = shape.height + 1, shape.width + 1
+    grid = np.zeros((rows * height - 1, columns * width - 1, shape.channels), dtype=np.uint8)
+    for index, picture in enumerate(values):
+        top, left = index // columns * height, index % columns * width
+        grid[top : top + shape.height, left : left + shape.width] = picture
+    image = Image.fromarray(grid[..., 0] if shape.channels == 1 else grid)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,77 @@
+"""How rows may stand in a JSON body.
+
+The types describe the wire for OpenAPI; `service.inputs` reads the parsed body straight into one
+array and checks it there, so `SkipValidation` keeps pydantic from walking every number.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+
+Dtype = Literal[
+    "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"
+]
+
+
+class Closed(BaseModel):
+    """A model that refuses fields it does not know."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Tensor(Closed):
+    """Little-endian bytes of an array in C order."""
+
+    dtype: Dtype
+    shape: list[int] = Field(max_length=8, description="Its product times the size of the dtype is the byte count.")
+    base64: str = Field(description="Standard base64 of the bytes.", json_schema_extra={"contentEncoding": "base64"})
+
+
+class Picture(Closed):
+    """One PNG or JPEG."""
+
+    image: str = Field(
+        description="Base64 of the file; a `data:` URL is read too.", json_schema_extra={"contentEncoding": "base64"}
+    )
+
+
+Cell = float | bool | str | None
+Row = dict[str, Cell]
+Number = float | None
+
+Inputs = Annotated[
+    SkipValidation[
+        list[list[Number]]
+        | list[list[list[Number]]]
+        | list[list[list[list[Number]]]]
+        | Tensor
+        | list[Picture]
+        | list[Row]
+        | list[str]
+    ],
+    Field(
+        description="Rows as nested numbers (`(B, D)` tables, `(B, H, W)` or `(B, H, W, C)` images; booleans count as "
+        "0 and 1), a base64 tensor of that shape, objects by column name, images, or strings. "
+        "null is a hidden cell where the verb takes hidden cells."
+    ),
+]
+
+Mask = Annotated[
+    SkipValidation[list[list[bool]] | list[list[list[bool]]] | list[list[list[list[bool]]]] | Tensor | None],
+    Field(description="True = hidden; the shape of the inputs. Beside null cells, both count."),
+]
+
+Vectors = Annotated[
+    SkipValidation[list[list[float]] | Tensor],
+    Field(description="Vectors `(B, L)` of the model's space, as nested numbers or a base64 tensor."),
+]
+
+Labels = Annotated[str | list[str], Field(description="One label for all rows, or one per row.")]
+
+
+class Given(Closed):
+    """What a conditional model is conditioned on."""
+
+    label: Labels
