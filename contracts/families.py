@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from contracts.data import DataSpec
+from contracts.data import ColumnType, DataSpec
 from contracts.errors import FieldProblem, InvalidInput
 
 PCA_LARGEST_CELLS = 4096
@@ -81,6 +81,14 @@ class PCAConfig(FamilyConfig):
             )
 
 
+def _check_network(network: str, spec: DataSpec) -> None:
+    if network == "convolutional" and spec.image is None:
+        raise InvalidInput(
+            "a convolutional network needs images, and this dataset is a table",
+            errors=[FieldProblem(location="config.network", message="use `auto` or `mlp`")],
+        )
+
+
 class AutoencoderConfig(GradientConfig):
     """Deterministic autoencoder with a Gaussian mixture fitted on its latents (Ghosh et al. 2020)."""
 
@@ -90,10 +98,21 @@ class AutoencoderConfig(GradientConfig):
         default="auto", description="auto: convolutional for images of at least 16 pixels a side, else mlp."
     )
     width: int | None = Field(default=None, ge=4, le=4096, description="Hidden units or channels.")
-    depth: int = Field(default=2, ge=1, le=16, description="Hidden layers (mlp) or blocks per scale (convolutional).")
+    depth: int | None = Field(
+        default=None,
+        ge=1,
+        le=16,
+        description="Hidden layers (mlp; default 2) or blocks per scale (convolutional; 1).",
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of hidden units dropped while training.")
     latent_penalty: float = Field(default=1e-4, ge=0, description="Weight of the squared norm of z (RAE-L2).")
-    mixture_components: int = Field(default=10, ge=1, le=200, description="Components of the mixture on z.")
+    mixture_components: int = Field(
+        default=10, ge=1, le=200, description="Components of the mixture on z; fewer where there are few rows."
+    )
+
+    def check_data(self, spec: DataSpec) -> None:
+        super().check_data(spec)
+        _check_network(self.network, spec)
 
 
 class VAEConfig(GradientConfig):
@@ -105,17 +124,39 @@ class VAEConfig(GradientConfig):
         default="auto", description="auto: convolutional for images of at least 16 pixels a side, else mlp."
     )
     width: int | None = Field(default=None, ge=4, le=4096, description="Hidden units or channels.")
-    depth: int = Field(default=2, ge=1, le=16, description="Hidden layers (mlp) or blocks per scale (convolutional).")
+    depth: int | None = Field(
+        default=None,
+        ge=1,
+        le=16,
+        description="Hidden layers (mlp; default 2) or blocks per scale (convolutional; 1).",
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of hidden units dropped while training.")
     likelihood: Literal["auto", "bernoulli", "discretised_logistic", "gaussian"] = Field(
         default="auto",
-        description="auto: bernoulli for two levels, discretised_logistic for other discrete cells, "
-        "gaussian with learned variance for real ones.",
+        description="Of numbers; categories have a softmax. auto: bernoulli for two levels, discretised_logistic for "
+        "other discrete cells, gaussian with learned variance for real ones.",
     )
     beta: float = Field(default=1.0, ge=0, le=1000, description="Weight of the rate (Higgins et al. 2017).")
     kl_warmup: float = Field(default=0.2, ge=0, le=1, description="Share of the steps over which beta grows from 0.")
     free_bits: float = Field(default=0.0, ge=0, le=10, description="Rate per latent dimension that is free, in nats.")
     condition: Literal["none", "label"] = Field(default="none", description="label: p(x | label), asked by `given`.")
+
+    def check_data(self, spec: DataSpec) -> None:
+        super().check_data(spec)
+        _check_network(self.network, spec)
+        low, high = spec.bounds
+        for cell, discrete in enumerate(spec.discrete):
+            if spec.image is None and spec.features[cell].type in (ColumnType.CATEGORICAL, ColumnType.BOOLEAN):
+                continue
+            two = discrete and high[cell] - low[cell] == 1
+            if (self.likelihood == "bernoulli" and not two) or (
+                self.likelihood == "discretised_logistic" and not discrete
+            ):
+                need = "two values" if self.likelihood == "bernoulli" else "whole numbers"
+                raise InvalidInput(
+                    f"the likelihood `{self.likelihood}` is for {need}, and {spec.cell_name(cell)} holds others",
+                    errors=[FieldProblem(location="config.likelihood", message="use `auto`: each column by its type")],
+                )
 
 
 class FlowConfig(GradientConfig):

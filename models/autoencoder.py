@@ -66,11 +66,13 @@ class Autoencoder(Family[AutoencoderConfig]):
         latents = config.latents or default_latents(spec)
         width = config.width or default_width(spec, profile.rows, convolutional=convolutional)
         components = max(1, min(config.mixture_components, profile.rows // (ROWS_PER_PARAMETER * (latents + 1))))
+        depth = config.depth or (1 if convolutional else 2)
         self.config = config.model_copy(
             update={
                 "latents": latents,
                 "width": width,
-                "batch_size": config.batch_size or default_batch_size(profile.rows),
+                "depth": depth,
+                "batch_size": config.batch_size or default_batch_size(profile.rows, convolutional=convolutional),
                 "network": "convolutional" if convolutional else "mlp",
                 "mixture_components": components,
             }
@@ -81,7 +83,7 @@ class Autoencoder(Family[AutoencoderConfig]):
             latents,
             convolutional=convolutional,
             width=width,
-            depth=config.depth,
+            depth=depth,
             dropout=config.dropout,
         )
         self.decoder = Decoder(
@@ -90,7 +92,7 @@ class Autoencoder(Family[AutoencoderConfig]):
             Cells(spec, profile).width,
             convolutional=convolutional,
             width=width,
-            depth=config.depth,
+            depth=depth,
             dropout=config.dropout,
         )
         self.values = Values(spec, self.encoder.cells)

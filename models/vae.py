@@ -5,7 +5,7 @@
 
 Training descends distortion + β · rate, with β grown from 0 over the first steps and, if asked for, a part of the
 rate of each dimension free. Given only some cells, the posterior sees 0 (the mean) in place of the hidden ones;
-a share of the training rows is masked at random so that it knows such rows, and their bound is that of the shown
+half of the training rows are masked at random so that it knows such rows, and their bound is that of the shown
 cells, which is what importance-weighted prediction of the others needs.
 
 References: Kingma & Welling 2014, arXiv:1312.6114; Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519 (bound);
@@ -40,7 +40,7 @@ from models.layers.networks import (
 )
 
 SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE = -7.0, 7.0
-MASKED_ROWS = 0.25
+MASKED_ROWS = 0.5
 """Share of the training rows whose cells are hidden at random."""
 
 
@@ -60,11 +60,13 @@ class VAE(Family[VAEConfig]):
         convolutional = is_convolutional(config.network, spec)
         latents = config.latents or default_latents(spec)
         width = config.width or default_width(spec, profile.rows, convolutional=convolutional)
+        depth = config.depth or (1 if convolutional else 2)
         self.config = config.model_copy(
             update={
                 "latents": latents,
                 "width": width,
-                "batch_size": config.batch_size or default_batch_size(profile.rows),
+                "depth": depth,
+                "batch_size": config.batch_size or default_batch_size(profile.rows, convolutional=convolutional),
                 "network": "convolutional" if convolutional else "mlp",
             }
         )
@@ -77,7 +79,7 @@ class VAE(Family[VAEConfig]):
             2 * latents,
             convolutional=convolutional,
             width=width,
-            depth=config.depth,
+            depth=depth,
             dropout=config.dropout,
             condition=self.classes,
             sees_mask=True,
@@ -88,7 +90,7 @@ class VAE(Family[VAEConfig]):
             self.likelihood.width,
             convolutional=convolutional,
             width=width,
-            depth=config.depth,
+            depth=depth,
             dropout=config.dropout,
             condition=self.classes,
         )
@@ -100,7 +102,7 @@ class VAE(Family[VAEConfig]):
 
     def posterior(self, x: Tensor, shown: Tensor | None = None, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-scale of q(z | shown cells, y), ``(B, L)`` float32 each."""
-        mean, log_scale = self.encoder(x, shown, self._condition(y)).chunk(2, -1)
+        mean, log_scale = self.encoder(x, shown, self._condition(y)).to(torch.float32).chunk(2, -1)
         return mean, torch.clamp(log_scale, SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE)
 
     def outputs(self, z: Tensor, y: Tensor | None = None) -> Tensor:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from contracts.data import ColumnType, DataProfile, DataSpec
-from contracts.errors import FieldProblem, InvalidInput
 from models.layers.distributions import (
     EXACT_LEVELS,
     Bernoulli,
@@ -39,10 +38,8 @@ class Likelihood(nn.Module):
     order: Tensor
 
     def __init__(self, spec: DataSpec, profile: DataProfile, choice: Choice = "auto", components: int = 1) -> None:
-        """``choice`` overrides the kind of numeric cells; ``components``: logistics per cell of a mixture.
-
-        Raises InvalidInput where the cells do not allow the choice.
-        """
+        """``choice`` overrides the kind of numeric cells, as the config allows it; ``components``: logistics of a
+        mixture per cell."""
         super().__init__()
         self.cells = spec.cells
         self.dtype = torch.float32 if spec.image is not None else torch.float64
@@ -109,40 +106,27 @@ class Likelihood(nn.Module):
 
 def _kinds(spec: DataSpec, choice: Choice) -> list[str]:
     """One word per cell; cells of one word share a distribution object."""
-    low, high = spec.bounds
     if spec.image is not None:
-        kind = _numeric(spec.image.levels, True, choice, "pixels")
-        return [kind] * spec.cells
+        return [_numeric(spec.image.levels, True, choice)] * spec.cells
+    low, high = spec.bounds
     kinds = []
     for cell, column in enumerate(spec.features):
-        levels = high[cell] - low[cell] + 1 if np.isfinite(high[cell] - low[cell]) else np.inf
+        levels = high[cell] - low[cell] + 1
         if column.type is ColumnType.CATEGORICAL and levels != 2:
             kinds.append(f"categorical {len(column.categories or ())}")
+        elif column.type in (ColumnType.CATEGORICAL, ColumnType.BOOLEAN):
+            kinds.append("bernoulli")
         else:
-            binary_code = column.type in (ColumnType.CATEGORICAL, ColumnType.BOOLEAN)
-            kinds.append(
-                _numeric(levels, column.discrete, "auto" if binary_code else choice, f"column `{column.name}`")
-            )
+            kinds.append(_numeric(levels, column.discrete, choice))
     return kinds
 
 
-def _numeric(levels: float, discrete: bool, choice: Choice, what: str) -> str:
-    if choice == "bernoulli" and not (discrete and levels == 2):
-        raise _refused(choice, f"{what} must have two levels for it")
-    if choice == "discretised_logistic" and not discrete:
-        raise _refused(choice, f"{what} must be whole numbers for it")
+def _numeric(levels: float, discrete: bool, choice: Choice) -> str:
     if choice == "auto":
         choice = "gaussian" if not discrete else "bernoulli" if levels == 2 else "discretised_logistic"
     if choice == "discretised_logistic":
         return "discretised_logistic few" if levels <= EXACT_LEVELS else "discretised_logistic many"
     return choice
-
-
-def _refused(choice: str, why: str) -> InvalidInput:
-    return InvalidInput(
-        f"the likelihood `{choice}` does not fit the data: {why}; use `auto`",
-        errors=[FieldProblem(location="config.likelihood", message="use `auto`, which goes by each column's type")],
-    )
 
 
 def _distribution(
