@@ -124,3 +124,23 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
         yield running.wait_ready()
     finally:
         running.close()
+
+
+@pytest.fixture
+def start_stack() -> Iterator[Callable[[Path], RunningStack]]:
+    """Start stacks of one's own, each with the home that is given; they are ended with the test."""
+    started: list[RunningStack] = []
+
+    def start(home: Path, **settings: str) -> RunningStack:
+        started.append(RunningStack(home, settings))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.close()
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object], float, str], None]:
+    """Poll until a condition holds, or fail saying what did not happen."""
+    return wait_until

@@ -10,6 +10,7 @@ import base64
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -169,7 +170,7 @@ def _recognise(data: bytes) -> str:
 def _from_csv(text: str) -> list[Any]:
     """Rows by column name; rows as plain lists where the first line is all numbers, so no header."""
     lines = [line for line in csv.reader(io.StringIO(text)) if line]
-    if all(isinstance(_value(cell), float | int) for cell in lines[0]):
+    if all(isinstance(value, float | int) and not isinstance(value, bool) for value in map(_value, lines[0])):
         return [[_value(cell) for cell in line] for line in lines]
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(lines[0]):
@@ -177,16 +178,20 @@ def _from_csv(text: str) -> list[Any]:
     return [dict(zip(lines[0], map(_value, line), strict=True)) for line in lines[1:]]
 
 
-def _value(cell: str) -> float | int | str | None:
+def _value(cell: str) -> float | int | bool | str | None:
+    """A cell as JSON has it; what a number would not write back the same way (`007`, `1_000`) stays a word."""
     cell = cell.strip()
-    if not cell:
+    if not cell or cell.lower() == "nan":
         return None
-    for convert in (int, float):
-        try:
-            return convert(cell)
-        except ValueError:
-            continue
-    return cell
+    if cell.lower() in ("true", "false"):
+        return cell.lower() == "true"
+    if cell.lstrip("+-").isdigit():
+        return cell if cell.lstrip("+-").startswith("0") and cell.lstrip("+-") != "0" else int(cell)
+    try:
+        number = float(cell)
+    except ValueError:
+        return cell
+    return number if math.isfinite(number) and "_" not in cell else cell
 
 
 def _as_csv(rows: Sequence[Any]) -> str:

@@ -57,6 +57,11 @@ def test_csv_with_a_header_makes_objects_and_empty_cells_null(tmp_path: Path) ->
     ]
 
 
+def test_csv_cells_keep_their_kind(tmp_path: Path) -> None:
+    file = put(tmp_path, "a.csv", "v\n007\n-3\n0\n1e3\nTrue\nNaN\ninf\n1_000\n 4 \n")
+    assert [row["v"] for row in read_inputs([file])] == ["007", -3, 0, 1000.0, True, None, "inf", "1_000", 4]
+
+
 def test_csv_without_a_header_makes_numbers(tmp_path: Path) -> None:
     assert read_inputs([put(tmp_path, "a.csv", "1,2.5\n3,\n")]) == [[1, 2.5], [3, None]]
 
