@@ -3,6 +3,7 @@
     LatentserveError
     ├── BadRequest 400            malformed: not JSON, not a tensor
     ├── NotFound 404              no such model, version, alias, dataset, job
+    ├── NotAcceptable 406         the answer has no such form
     ├── Conflict 409              the right words in the wrong state
     │   ├── VerbUnsupported       this family gives that verb up
     │   ├── SpaceMismatch         another embedding space is pinned
@@ -36,6 +37,7 @@ __all__ = [
     "InvalidInput",
     "LatentserveError",
     "NameTaken",
+    "NotAcceptable",
     "NotFound",
     "NotReady",
     "Overloaded",
@@ -105,6 +107,10 @@ class BadRequest(LatentserveError):
 
 class NotFound(LatentserveError):
     code, title, status = "not-found", "Not found", 404
+
+
+class NotAcceptable(LatentserveError):
+    code, title, status = "not-acceptable", "The answer has no such form", 406
 
 
 class Conflict(LatentserveError):
