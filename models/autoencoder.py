@@ -151,14 +151,10 @@ class Autoencoder(Family[AutoencoderConfig]):
             "code_std": float(variance.clamp(min=0).sqrt().mean()),
         }
 
-    def preview_latents(self, n: int, seed: int = 0) -> dict[str, Tensor]:
-        """Codes ``(n, L)`` float32 to decode side by side: draws of the mixture, and of N(0, I)."""
-        generator = torch.Generator().manual_seed(seed)
-        eps = torch.randn(n, self.latent_dimensions, generator=generator, dtype=torch.float64)
-        chosen = torch.multinomial(torch.exp(self.mixture_log_weights.cpu()), n, True, generator=generator)
-        means, cholesky = self.mixture_means.cpu()[chosen], self.mixture_cholesky.cpu()[chosen]
-        mixture = means + (cholesky @ eps.unsqueeze(-1)).squeeze(-1)
-        return {"mixture": mixture.float(), "standard_normal": eps.float()}
+    def preview_latents(self, n: int) -> dict[str, Tensor]:
+        """Draws of N(0, I), to be decoded beside the mixture's."""
+        generator = torch.Generator().manual_seed(0)
+        return {"standard_normal": torch.randn(n, self.latent_dimensions, generator=generator)}
 
     @classmethod
     def tiny(cls) -> list[Tiny]:

@@ -195,6 +195,10 @@ class Family(nn.Module, ABC, Generic[ConfigT]):
         """Further figures for the card."""
         return {}
 
+    def preview_latents(self, n: int) -> dict[str, Tensor]:
+        """Name → codes ``(n, L)`` whose decoded means the card shows beside the samples; the same on each call."""
+        return {}
+
     tolerance: ClassVar[Tolerance] = Tolerance()
 
 
