@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -120,7 +119,7 @@ class Checkpoints:
     def _names(self) -> set[tuple[str, str]]:
         local = {(f.name, path.name) for f in self._attempts() for path in f.iterdir() if _NAME.match(path.name)}
         if self._mirror is not None:
-            for key in self._mirror.list(f"{self._key}/"):
+            for key in self._mirror.list(self._key):
                 attempt, _, name = key.rpartition("/")
                 if _NAME.match(name):
                     local.add((attempt.rpartition("/")[2], name))
@@ -159,16 +158,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a job's scratch folder, read-only attempts included; absent is fine."""
-    if not folder.is_dir():
-        return
-    for path in [folder, *folder.rglob("*")]:
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(stat.S_IRWXU)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -89,8 +89,10 @@ def train(
         raise InvalidInput("the dataset has no rows to train on; lower `split.valid` and `split.test`")
     fabric = _launch(plan, family.config)
     with _deterministic(plan.threads):
+        resume = checkpoints.latest() if checkpoints is not None else None
+        fabric.barrier()  # no process may see what another saves from here on
         trainer = _Trainer(family, reader, plan, report, checkpoints if fabric.is_global_zero else None, fabric)
-        result = trainer.run(checkpoints.latest() if checkpoints is not None else None)
+        result = trainer.run(resume)
     family.to("cpu").eval()
     return result
 

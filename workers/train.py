@@ -1,0 +1,161 @@
+"""The child's side of a training job: train, export, compare, evaluate, store; the parent publishes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file
+
+from contracts.artifact import Card, Verb
+from contracts.data import Part
+from contracts.errors import FieldProblem, InvalidInput
+from contracts.families import FamilyConfig, config_adapter
+from contracts.jobs import Progress, TrainRequest
+from engine.kinds import program
+from engine.model import Model
+from engine.options import SessionOptions, threads_from_cgroup
+from models import build
+from models.family import Family
+from store import Store
+from store.catalogue import Claim, ModelVersion
+from store.datasets import DatasetReader
+from workers.evaluate import evaluate
+from workers.export import export
+from workers.messages import Sender
+from workers.parity import parity
+from workers.publish import assemble
+from workers.scratch import job_folder, mirror_key
+from workers.settings import WorkerSettings
+from workers.training.checkpoints import Checkpoint, Checkpoints
+from workers.training.trainer import Plan, TrainResult, train
+from workers.training.weights import load_weights
+
+PARITY_ROWS = 7
+PREVIEW_IMAGES = 64
+
+
+def train_job(store: Store, settings: WorkerSettings, claim: Claim, sender: Sender) -> dict[str, Any] | None:
+    """Return ``{digest, size, folder}`` of the stored artifact; None in processes that only helped to train."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
+    request = TrainRequest.model_validate(claim.job.request)
+    reader = store.datasets.open(request.dataset)
+    folder = job_folder(store, claim.job.id)
+    checkpoints = Checkpoints(
+        folder,
+        claim.attempt,
+        every_seconds=settings.checkpoint_seconds,
+        mirror=None if store.blobs.is_local else store.blobs,
+        key=mirror_key(claim.job.id),
+    )
+    checkpoints.seal_earlier()
+    resume = checkpoints.latest()
+    if resume is not None:
+        sender.event("resumed", {"attempt": claim.attempt, "stage": resume.stage, "step": resume.step})
+    family = _family(store, request, reader, resume)
+    plan = Plan(
+        budget=request.budget,
+        seed=request.seed,
+        plan_steps=lambda steps: store.catalogue.plan_steps(claim, steps),
+        continued=request.start_from is not None,
+        accelerator=settings.accelerator,
+        processes=settings.train_processes,
+        threads=settings.train_threads or threads_from_cgroup(),
+    )
+    result = train(family, reader, plan, sender.progress, checkpoints)
+    if result.rank != 0:
+        return None
+    target = folder / f"attempt-{claim.attempt}" / "artifact"
+    sender.progress(_ending("export", result))
+    _complete(family, reader, request, result, target, sender)
+    digest, size = store.artifacts.publish(target)
+    return {"digest": digest, "size": size, "folder": str(target)}
+
+
+def _family(store: Store, request: TrainRequest, reader: DatasetReader, resume: Checkpoint | None) -> Family[Any]:
+    """Return the family to train: new, with the weights of a version, or as a checkpoint's config describes it."""
+    if resume is not None:
+        # sizes that data decided are resolved already; the weights follow in the trainer
+        return build(config_adapter.validate_python(resume.meta["config"]), reader.spec, reader.profile())
+    if request.start_from is None:
+        return build(request.config, reader.spec, reader.profile())
+    version = store.catalogue.resolve(request.start_from)
+    family = build(_continued(request, version), reader.spec, reader.profile())
+    load_weights(family, load_file(store.artifacts.fetch(version.digest) / "weights.safetensors"), refit_buffers=True)
+    return family
+
+
+def _continued(request: TrainRequest, version: ModelVersion) -> FamilyConfig:
+    """Return the request's config with everything it leaves open as in the version it starts from."""
+    if version.manifest.family != request.config.family:
+        raise InvalidInput(
+            f"{version.reference} is a {version.manifest.family} and cannot be continued as a {request.config.family}",
+            errors=[
+                FieldProblem(location="start_from", message=f"name a version of the family {request.config.family}")
+            ],
+        )
+    said = request.config.model_dump(exclude_unset=True, exclude_none=True)
+    return config_adapter.validate_python({**version.manifest.config, **said})
+
+
+def _complete(
+    family: Family[Any],
+    reader: DatasetReader,
+    request: TrainRequest,
+    result: TrainResult,
+    folder: Path,
+    sender: Sender,
+) -> None:
+    """Fill ``folder`` with the artifact: graphs, weights, manifest, card, preview."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    began = time.monotonic()
+    graphs = export(family, folder)
+    errors = parity(family, folder, graphs, reader.read(Part.TRAIN, slice(0, PARITY_ROWS)))
+    exported = time.monotonic() - began
+    about: dict[str, Any] = {
+        "graphs": graphs,
+        "seed": request.seed,
+        "steps": result.steps,
+        "dataset": reader.dataset.digest,
+    }
+    assemble(family, folder, **about)
+    sender.progress(_ending("evaluate", result))
+    model = Model.load(folder, SessionOptions())
+    answerer = program(model)
+    evaluation = evaluate(answerer, reader)
+    preview = None
+    if reader.spec.image is not None and model.manifest.supports(Verb.SAMPLE):
+        given = None
+        if model.manifest.condition is not None:
+            given = np.arange(PREVIEW_IMAGES, dtype=np.int64) % len(model.manifest.condition)
+        preview = answerer.sample(PREVIEW_IMAGES, seed=0, given=given)
+    model.close()
+    card = Card(
+        metrics=evaluation.metrics | family.figures() | {"training": _training(result)},
+        parity=errors,
+        timings={"train_seconds": result.seconds, "export_seconds": exported, **evaluation.timings},
+        rows={str(part): reader.count(part) for part in Part},
+        history=result.history,
+    )
+    assemble(family, folder, card=card, preview=preview, **about)
+
+
+def _training(result: TrainResult) -> dict[str, Any]:
+    return {
+        "steps": result.steps,
+        "planned": result.planned,
+        "best_held_out": result.best,
+        "threads": result.threads,
+        "processes": result.processes,
+        "resumed_at": result.resumed_at,
+        **result.figures,
+    }
+
+
+def _ending(stage: str, result: TrainResult) -> Progress:
+    return Progress(stage=stage, step=result.steps, steps=result.planned, best=result.best)
