@@ -59,7 +59,7 @@ def decode(
     """Vectors to rows. Output: .png for pictures, .npy, .csv, .json, .jsonl."""
     here = session(context)
     body = {"model": model, "vectors": read_inputs([vectors]), "given": given(label), "space": space}
-    answer_rows(here, "/decode", body, "rows", output)
+    answer_rows(here, "/decode", body | by_name(here, model, output), "rows", output)
 
 
 def sample(
@@ -74,7 +74,7 @@ def sample(
     """New rows. Output: .png for pictures, .csv, .npy, .json, .jsonl."""
     here = session(context)
     body = {"model": model, "n": n, "seed": seed, "temperature": temperature, "given": given(label)}
-    answer_rows(here, "/sample", body, "rows", output)
+    answer_rows(here, "/sample", body | by_name(here, model, output), "rows", output)
 
 
 def log_prob(
@@ -208,6 +208,14 @@ def answer_rows(here: Session, path: str, body: Json, key: str, output: str | No
         write_rows(output, answer[key])
     else:
         here.show(answer, lambda: _print_rows(answer, key))
+
+
+def by_name(here: Session, model: str, output: str | None) -> Json:
+    """Ask for rows by column name where the model's rows have columns; arrays and pictures stay as they are."""
+    if output is not None and format_of_output(output) in MEDIA:
+        return {}
+    modality = here.client.get(f"/models/{model}")["manifest"]["data"]["modality"]
+    return {"format": "rows"} if modality == "table" else {}
 
 
 def hidden_inputs(inputs: list[Any] | dict[str, Any], mask: str | None, hide: list[str]) -> Json:

@@ -94,7 +94,7 @@ def test_decode_brings_vectors_back(cli: Cli, trained: str, tmp_path: Path) -> N
     encoded = cli("encode", trained, str(tmp_path / "rows.json"))
     (tmp_path / "z.json").write_text(json.dumps(encoded["vectors"]))
     decoded = cli("decode", trained, str(tmp_path / "z.json"), "--space", encoded["space"])
-    assert np.allclose(decoded["rows"][0], list(QUERY.values()), atol=0.6)
+    assert np.allclose(list(decoded["rows"][0].values()), list(QUERY.values()), atol=0.6)
     refused = cli("decode", trained, str(tmp_path / "z.json"), "--space", "another", code=1)
     assert refused["status"] == 409
 
@@ -104,7 +104,8 @@ def test_samples_repeat_by_their_seed(cli: Cli, trained: str, tmp_path: Path) ->
     assert first["rows"] == cli("sample", trained, "-n", "5", "--seed", "3")["rows"]
     assert first["rows"] != cli("sample", trained, "-n", "5", "--seed", "4")["rows"]
     cli("sample", trained, "-n", "400", "--seed", "3", "-o", str(tmp_path / "new.csv"))
-    drawn = np.loadtxt(tmp_path / "new.csv", delimiter=",")
+    assert (tmp_path / "new.csv").read_text().startswith(",".join(QUERY))
+    drawn = np.loadtxt(tmp_path / "new.csv", delimiter=",", skiprows=1)
     assert drawn.shape == (400, 4)
     assert np.allclose(drawn.mean(axis=0), load_iris().data.mean(axis=0), atol=0.4)
 
