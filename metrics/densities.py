@@ -69,7 +69,8 @@ def anomaly_auroc(log_prob: ArrayLike, anomaly: ArrayLike) -> float:
     Rows of zero density count as the most anomalous. Raises InvalidInput unless both classes occur.
     """
     score = -values("log_prob", log_prob)
-    truth = labels("anomaly", np.asarray(anomaly).astype(np.int64), len(score))
+    given = np.asarray(anomaly)
+    truth = labels("anomaly", given.astype(np.int64) if given.dtype == np.bool_ else given, len(score))
     positives = int((truth == 1).sum())
     negatives = int((truth == 0).sum())
     if positives + negatives != len(truth) or not positives or not negatives:
