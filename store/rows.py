@@ -39,6 +39,7 @@ def rows_from_objects(
     categories = {column.name: {name: code for code, name in enumerate(column.categories or ())} for column in features}
     x = np.full((len(objects), len(features)), np.nan)
     problems: list[FieldProblem] = []
+    values: Any  # what a client sent is checked, whatever the caller promised
     for row, values in enumerate(objects):
         if not isinstance(values, Mapping):
             problems.append(FieldProblem(location=f"inputs[{row}]", message="must be an object by column name"))

@@ -71,7 +71,7 @@ class ArrayWriter:
             "fortran_order": False,
             "shape": (self._rows, *self._row_shape),
         }
-        np.lib.format.write_array_header_1_0(buffer, description)  # type: ignore[arg-type]
+        np.lib.format.write_array_header_1_0(buffer, description)
         return buffer.getvalue()
 
 

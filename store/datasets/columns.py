@@ -7,6 +7,7 @@ category (few different values) or text. Typed formats (Parquet, NPY) keep their
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +110,7 @@ class ColumnScan:
         candidates = self._candidates or [
             ColumnType.INTEGER, ColumnType.REAL, ColumnType.BOOLEAN, ColumnType.DATE, ColumnType.TEXT
         ]  # fmt: skip
-        fits = {
+        fits: dict[ColumnType, Callable[[], bool]] = {
             ColumnType.INTEGER: lambda: cast_or_none(present, pa.int64()) is not None,
             ColumnType.REAL: lambda: cast_or_none(present, pa.float64()) is not None,
             ColumnType.BOOLEAN: lambda: set(present.unique().to_pylist()) <= set(_BOOLEANS),

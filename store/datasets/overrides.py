@@ -100,6 +100,10 @@ class Overrides(_Closed):
         said = next((column for column in self.columns if column.name == name), ColumnOverride(name=name))
         return said.model_copy(update={"role": Role.LABEL}) if name == self.label else said
 
+    def named(self) -> tuple[str, ...]:
+        """Columns that are spoken of."""
+        return (*(column.name for column in self.columns), *([self.label] if self.label else []))
+
     def check_names(self, known: list[str]) -> None:
         """InvalidInput unless every column that the overrides name exists."""
         said = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -123,12 +123,12 @@ def _check_columns(names: list[str], overrides: Overrides) -> None:
 def _roles(scans: dict[str, ColumnScan], source: TableSource, overrides: Overrides) -> dict[str, Role]:
     """Said by the user, else by the format, else by the name; roles that only one column may have go to the first."""
     roles = {name: role for name in scans if (role := overrides.column(name).role) is not None}
-    for suggest in (lambda name: source.roles.get(name), lambda name: scans[name].role()):
+    suggestions: tuple[Callable[[str], Role | None], ...] = (source.roles.get, lambda name: scans[name].role())
+    for suggest in suggestions:
         for name in scans:
             role = suggest(name)
             unique = role in (Role.LABEL, Role.CAPTION, Role.SPLIT)
             if name not in roles and role is not None and not (unique and role in roles.values()):
-                # What the user describes as a feature's type is not taken for a label by its name.
                 roles[name] = role
     return {name: roles.get(name, Role.FEATURE) for name in scans}
 

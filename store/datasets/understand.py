@@ -29,8 +29,8 @@ def understand_upload(pieces: Sequence[Piece], overrides: Overrides, scratch: Pa
     if kind in (Format.ZIP, Format.TAR, Format.IMAGE):
         from store.datasets.formats import archives
 
-        return archives.understand_pictures(pieces, overrides, settings)
-    if overrides.modality == "image" and kind is not Format.PARQUET and kind is not Format.CSV:
+        return archives.understand_pictures(pieces, overrides, scratch, settings)
+    if overrides.modality == "image" and kind is not Format.PARQUET:
         raise InvalidInput(f"modality is `image`, but a {kind} file holds no images")
     if kind is Format.TEXT:
         from store.datasets.formats import texts
@@ -52,8 +52,7 @@ def _arrays(pieces: Sequence[Piece], overrides: Overrides, scratch: Path) -> Con
         from store.datasets.formats import archives
 
         members = archives.unpack_npz(piece, scratch / "npz")
-        wanted = (*(column.name for column in overrides.columns), *([overrides.label] if overrides.label else []))
-        groups = numpy_files.group_npz(members, wanted=wanted)
+        groups = numpy_files.group_npz(members, wanted=overrides.named())
     return understand_groups(groups, overrides)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from contracts.errors import InvalidInput, TooLarge, UnsupportedMedia
 from store.settings import StoreSettings
@@ -64,6 +64,10 @@ class Piece:
     expansion: Expansion
 
 
+class SupportsRead(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
 class Expansion:
     """Counts what comes out of compressed bytes, and stops bombs while they expand, whatever headers say."""
 
@@ -83,7 +87,11 @@ class Expansion:
                 "upload less, or uncompressed files"
             )
 
-    def copy(self, source: IO[bytes], target: IO[bytes]) -> None:
+    def restart(self) -> None:
+        """Begin to count again, for another pass over the same bytes."""
+        self._total = 0
+
+    def copy(self, source: SupportsRead, target: IO[bytes]) -> None:
         """Copy a decompressing stream, counting."""
         while chunk := source.read(CHUNK_BYTES):
             self.count(len(chunk))
