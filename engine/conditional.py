@@ -197,7 +197,9 @@ def _whiten(deviation: Floats, factor: Floats) -> Floats:
 
 def _log_white(white: Floats, factor: Floats) -> Floats:
     log_determinant = np.log(np.diagonal(factor)).sum()
-    density: Floats = -0.5 * (np.square(white).sum(axis=0) + len(factor) * _LOG_2PI) - log_determinant
+    with np.errstate(over="ignore"):  # so far out that the density is zero
+        distance = np.square(white).sum(axis=0)
+    density: Floats = -0.5 * (distance + len(factor) * _LOG_2PI) - log_determinant
     return density
 
 

@@ -65,7 +65,7 @@ def row_digests(x: NDArray[np.generic], *extra: NDArray[np.generic]) -> Keys:
         # A sum of mixed words, each salted by its place, needs no loop over the row.
         total += _mix(words + salts).sum(axis=1, dtype=np.uint64)
         position += words.shape[1] + 1
-    return _mix(total + np.uint64(position) * _GOLDEN)
+    return _mix(total + np.uint64(position * int(_GOLDEN) & 0xFFFFFFFFFFFFFFFF))
 
 
 def _words(array: NDArray[np.generic]) -> NDArray[np.uint64]:
