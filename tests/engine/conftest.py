@@ -225,7 +225,9 @@ def write_linear_gaussian(
     constants: dict[str, np.ndarray] = {}
     if exact:
         graphs.pop("score")
-        graphs["density"] = write_density(folder, "density", [x, *noise_inputs], [], spread, spread_arrays, b, covariance)
+        graphs["density"] = write_density(
+            folder, "density", [x, *noise_inputs], [], spread, spread_arrays, b, covariance
+        )
         constants |= mixture_constants("gaussian", b, covariance)
     if prior:
         constants |= mixture_constants("prior", np.zeros(latents), np.eye(latents))
@@ -273,8 +275,13 @@ def write_density(
     )  # fmt: skip
 
 
-def write_affine(folder: Path, spec: DataSpec, *, seed: int = 0, centre: float = 0.0, proposal: bool = True) -> Oracle:
-    """Write the bijection x = A z + b; its proposal is a little wider than the truth and off its centre."""
+def write_affine(
+    folder: Path, spec: DataSpec, *, seed: int = 0, centre: float = 0.0, proposal: bool = True, labels: int = 0
+) -> Oracle:
+    """Write the bijection x = A z + b; its proposal is a little wider than the truth and off its centre.
+
+    With ``labels`` it is conditional: label y moves the row by 10 y.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     n = spec.cells
@@ -293,16 +300,33 @@ def write_affine(folder: Path, spec: DataSpec, *, seed: int = 0, centre: float =
             helper.make_node("Add", ["x", "ud"], ["xd"]),
         ]
         spread_arrays = {"discrete": discrete}
+    y, move = [], []
+    if labels:
+        y = [TensorSpec(name="y", dtype="int64", shape=("B",))]
+        move = [
+            helper.make_node("Cast", ["y"], ["yd"], to=TensorProto.DOUBLE),
+            helper.make_node("Unsqueeze", ["yd", "axis"], ["yc"]),
+            helper.make_node("Mul", ["yc", "ten"], ["moved"]),
+        ]
+        spread[-1].output[0] = "xy"
+        spread = [*spread, *move, helper.make_node("Sub", ["xy", "moved"], ["xd"])]
+        spread_arrays |= {"ten": np.array(10.0)}
+    back = [helper.make_node("MatMul", ["z", "at"], ["az"]), helper.make_node("Add", ["az", "b"], ["x0"])]
+    back += [*move, helper.make_node("Add", ["x0", "moved"], ["x"])] if labels else []
+    back[-1].output[0] = "x"
+    back_arrays = {"at": a.T, "b": b} | ({"ten": np.array(10.0), "axis": np.array([1])} if labels else {})
+    inputs += y
     graphs = {
         "forward": write_density(folder, "forward", inputs, [_f64("z", n)], spread, spread_arrays, b, covariance),
         "inverse": write_graph(
-            folder, "inverse", [_f64("z", n)], [_f64("x", n)],
-            [helper.make_node("MatMul", ["z", "at"], ["az"]), helper.make_node("Add", ["az", "b"], ["x"])],
-            {"at": a.T, "b": b},
+            folder, "inverse", [_f64("z", n), *y], [_f64("x", n)], back, back_arrays,
         ),
     }  # fmt: skip
     constants = mixture_constants("proposal", b + 0.2, 1.5 * covariance) if proposal else {}
-    manifest = write_artifact(folder, kind=Kind.BIJECTIVE, spec=spec, graphs=graphs, latents=n, constants=constants)
+    manifest = write_artifact(
+        folder, kind=Kind.BIJECTIVE, spec=spec, graphs=graphs, latents=n, constants=constants,
+        condition=tuple(f"label{i}" for i in range(labels)) or None,
+    )  # fmt: skip
     return Oracle(folder, manifest, b, covariance)
 
 

@@ -99,9 +99,9 @@ def test_hidden_cells_are_integrated_out(approximate, linear_gaussian):
     x = rows(linear_gaussian, 4)
     hidden = np.tile(HIDDEN, (4, 1))
     shown = np.flatnonzero(~HIDDEN)
-    truth = multivariate_normal(
-        linear_gaussian.mean[shown], linear_gaussian.covariance[np.ix_(shown, shown)]
-    ).logpdf(x[:, shown])
+    truth = multivariate_normal(linear_gaussian.mean[shown], linear_gaussian.covariance[np.ix_(shown, shown)]).logpdf(
+        x[:, shown]
+    )
     x[hidden] = np.nan
     answer = approximate.log_prob(x, hidden=hidden, samples=5000)
     assert (np.abs(answer.values - truth) < 5 * answer.standard_error + 1e-9).all()
@@ -199,12 +199,13 @@ def test_small_budgets_change_nothing(linear_gaussian, approximate):
     np.testing.assert_allclose(tight.sample(30, seed=0), approximate.sample(30, seed=0), rtol=1e-9)
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["closed form", "importance"])
+def oracle(request, build):
+    return build("linear_gaussian", "integer", "integer", exact=request.param, centre=7.0, sigma=1.0, latents=1)
+
+
 class TestDiscrete:
     """Integer cells: probabilities on unit bins of a Gaussian in two cells, known by its distribution function."""
-
-    @pytest.fixture(scope="class", params=[True, False], ids=["closed form", "importance"])
-    def oracle(self, request, build):
-        return build("linear_gaussian", "integer", "integer", exact=request.param, centre=7.0, sigma=1.0, latents=1)
 
     def probability(self, oracle, cells):
         gaussian = multivariate_normal(oracle.mean, oracle.covariance)
