@@ -12,8 +12,9 @@ Discrete cells are dequantised by uniform ``u``; the score is then a lower bound
 Conditionals p(x_A | x_B) have no closed form: a Gaussian mixture fitted on train rows
 (``proposal.*``) proposes, the flow's density weighs.
 
-Training is in float32. The graphs of the mlp flow compute in float64, since the error of an inverse grows
-with each layer; convolutions have no float64 kernel on CPU and stay in float32.
+Training is in float32. In the graphs the variables that flow are float64, since the error of an inverse
+grows with each layer; so are the mlp conditioners, while convolutions, which have no float64 kernel on CPU,
+compute in float32 inside their conditioner.
 
 Legend: ``B`` rows, ``D`` cells, ``x`` raw features, ``v`` pre-processed cells, ``z`` base variables, ``u``
 uniform noise, ``y`` labels.
@@ -52,7 +53,8 @@ class _Train(LossStage):
         self.module: Flow = module
 
     def start(self, batches: Iterable[Batch]) -> None:
-        self.module.initialise(_first_rows(batches, 2048))
+        # A convolution's channel sees many positions of each image, so fewer images do.
+        self.module.initialise(_first_rows(batches, 256 if self.module.multiscale else 2048))
 
     def loss(self, batch: Batch, noise: Noise, progress: float) -> Terms:
         nats = -self.module.log_prob(batch, noise).mean()
@@ -62,7 +64,7 @@ class _Train(LossStage):
         return -self.module.log_prob(batch, noise)
 
     def finish(self, batches: Iterable[Batch]) -> None:
-        self.module.fit_proposal(_first_rows(batches, 10_000))
+        self.module.fit_proposal(_first_rows(batches, 10_000 if self.module.spec.cells <= 256 else 3_000))
 
 
 def _first_rows(batches: Iterable[Batch], rows: int) -> Batch:
@@ -101,6 +103,7 @@ class Flow(Family[FlowConfig]):
         self.classes = len(spec.label.categories or ()) if config.condition == "label" and spec.label else 0
         self.multiscale = config.network == "multiscale"
         self.preprocess = Preprocess(spec, profile, logit=self.multiscale)
+        self.working_dtype = torch.float32
         self.any_discrete = self.preprocess.dequantise.any
         self.net: Chain | Multiscale
         if self.multiscale and spec.image is not None:
@@ -181,10 +184,6 @@ class Flow(Family[FlowConfig]):
             v = v.permute(0, 2, 3, 1).flatten(1)
         return self.preprocess.inverse(v)
 
-    @property
-    def working_dtype(self) -> torch.dtype:
-        return next(self.net.parameters()).dtype
-
     def log_prob(self, batch: Batch, noise: Noise) -> Tensor:
         """log p(x + u) of each row ``(B,)`` for one draw of ``u``."""
         u = noise.uniform(self.spec.cells, dtype=torch.float64) if self.any_discrete else None
@@ -215,11 +214,12 @@ class Flow(Family[FlowConfig]):
 
     def graphs(self) -> dict[str, Graph]:
         model = copy.deepcopy(self)
+        model.working_dtype = torch.float64
         if not self.multiscale:
             model.net.double()
         row, cells = self.spec.row_shape, self.spec.cells
         x = TensorSpec(name="x", dtype="uint8" if self.spec.image else "float64", shape=("B", *row))
-        z = TensorSpec(name="z", dtype="float32" if self.multiscale else "float64", shape=("B", cells))
+        z = TensorSpec(name="z", dtype="float64", shape=("B", cells))
         u = TensorSpec(name="u", dtype="float64", shape=("B", cells), noise="uniform")
         y = TensorSpec(name="y", dtype="int64", shape=("B",))
         log_prob = TensorSpec(name="log_prob", dtype="float64", shape=("B",))

@@ -39,12 +39,13 @@ class ActNorm(Bijection):
         self.initialised.fill_(True)
 
     def _shaped(self, parameter: Tensor, like: Tensor) -> Tensor:
-        return parameter.reshape(1, -1, *[1] * (like.ndim - 2))
+        # In the dtype of the data before any exp: exp(s) and exp(-s) must be inverse to its precision.
+        return parameter.to(like.dtype).reshape(1, -1, *[1] * (like.ndim - 2))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``x`` → ``z`` of the same shape and the log-determinant ``(B,)``."""
         z = (x + self._shaped(self.bias, x)) * self._shaped(self.log_scale, x).exp()
-        log_det = self.log_scale.sum() * float(x[0, 0].numel())
+        log_det = self.log_scale.to(x.dtype).sum() * float(x[0, 0].numel())
         return z, log_det.expand(x.shape[0])
 
     def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:

@@ -103,7 +103,10 @@ class Coupling(Bijection):
         self.conditioner, self.kept, self.affine, self.bound = conditioner, kept, affine, bound
 
     def _parameters_of(self, a: Tensor, y: Tensor | None) -> tuple[Tensor | None, Tensor]:
-        out: Tensor = self.conditioner(a, y)
+        # The halves may be float64 around a float32 network: an inverse that sees the very same `a` gets the
+        # very same shift back, so its error does not grow with the layers.
+        own = next(self.conditioner.parameters()).dtype
+        out: Tensor = self.conditioner(a.to(own), y).to(a.dtype)
         if not self.affine:
             return None, out
         raw, shift = out.chunk(2, dim=1)
@@ -131,7 +134,7 @@ class Diagonal(Bijection):
         self.log_scale = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return x * self.log_scale.exp(), self.log_scale.sum().expand(x.shape[0])
+        return x * self.log_scale.to(x.dtype).exp(), self.log_scale.to(x.dtype).sum().expand(x.shape[0])
 
     def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        return z * (-self.log_scale).exp()
+        return z * (-self.log_scale.to(z.dtype)).exp()

@@ -22,7 +22,7 @@ from contracts.errors import InvalidInput
 
 RIDGE = 1e-2
 """Added to each variance, as a share of the cell's variance: a proposal must not be too narrow."""
-WORK = 4e10
+WORK = 1e9
 """Multiplications that one fit may take per pass over the rows, in round figures."""
 
 
