@@ -6,10 +6,12 @@ the data when training starts"; the family's file says how. ``{"family": …}`` 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from contracts.artifact import AnswerKind, Kind, Verb, VerbSpec
 from contracts.data import ColumnType, DataSpec
 from contracts.errors import FieldProblem, InvalidInput
 
@@ -21,6 +23,10 @@ class FamilyConfig(BaseModel):
     """What every family's config holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: ClassVar[Kind]
+    answers: ClassVar[Mapping[Verb, VerbSpec]]
+    """What versions of the family answer at best; a version's manifest says what it answers itself."""
 
     family: str
 
@@ -59,8 +65,25 @@ class GradientConfig(FamilyConfig):
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="Arithmetic while training.")
 
 
+def _answers(*, log_prob: AnswerKind | str, predict: AnswerKind | str) -> Mapping[Verb, VerbSpec]:
+    """The verbs of a family with vectors that samples; ``log_prob`` and ``predict`` by the kind of their numbers, or
+    by the reason why they are not answered."""
+
+    def spec(answer: AnswerKind | str) -> VerbSpec:
+        if isinstance(answer, AnswerKind):
+            return VerbSpec(supported=True, kind=answer)
+        return VerbSpec(supported=False, refusal=answer)
+
+    exact = VerbSpec(supported=True, kind=AnswerKind.EXACT)
+    always = {verb: exact for verb in (Verb.ENCODE, Verb.DECODE, Verb.SAMPLE, Verb.SIMILARITY)}
+    return {**always, Verb.LOG_PROB: spec(log_prob), Verb.PREDICT: spec(predict)}
+
+
 class PCAConfig(FamilyConfig):
     """Probabilistic PCA (Tipping & Bishop 1999)."""
+
+    kind = Kind.LATENT
+    answers = _answers(log_prob=AnswerKind.EXACT, predict=AnswerKind.EXACT)
 
     family: Literal["pca"]
     components: int | None = Field(
@@ -92,6 +115,12 @@ def _check_network(network: str, spec: DataSpec) -> None:
 class AutoencoderConfig(GradientConfig):
     """Deterministic autoencoder with a Gaussian mixture fitted on its latents (Ghosh et al. 2020)."""
 
+    kind = Kind.LATENT
+    answers = _answers(
+        log_prob="an autoencoder has no density: train a pca, vae or flow",
+        predict="an autoencoder has no density to condition: train a pca, vae or flow; /decode of /encode reconstructs",
+    )
+
     family: Literal["autoencoder"]
     latents: int | None = Field(default=None, ge=1, le=4096, description="Latent dimensions.")
     network: Literal["auto", "mlp", "convolutional"] = Field(
@@ -117,6 +146,9 @@ class AutoencoderConfig(GradientConfig):
 
 class VAEConfig(GradientConfig):
     """Variational autoencoder (Kingma & Welling 2014), scored by the IWAE bound (Burda et al. 2016)."""
+
+    kind = Kind.LATENT
+    answers = _answers(log_prob=AnswerKind.LOWER_BOUND, predict=AnswerKind.ESTIMATE)
 
     family: Literal["vae"]
     latents: int | None = Field(default=None, ge=1, le=4096, description="Latent dimensions.")
@@ -161,6 +193,9 @@ class VAEConfig(GradientConfig):
 
 class FlowConfig(GradientConfig):
     """Normalising flow of coupling layers: additive = NICE, affine = RealNVP (Dinh et al. 2014, 2017)."""
+
+    kind = Kind.BIJECTIVE
+    answers = _answers(log_prob=AnswerKind.EXACT, predict=AnswerKind.ESTIMATE)
 
     family: Literal["flow"]
     coupling: Literal["additive", "affine"] = Field(default="affine", description="What a coupling layer does.")
