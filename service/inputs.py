@@ -38,7 +38,7 @@ class RawBody:
 
 @dataclass(frozen=True)
 class ParsedRows:
-    """Rows ready for a program: ``x (B, *row_shape)`` of the spec's dtype; ``hidden`` like x, or None if all is shown."""
+    """Rows ready for a program: ``x (B, *row_shape)`` of the spec's dtype; ``hidden`` like x, None if all is shown."""
 
     x: Array
     hidden: NDArray[np.bool_] | None

@@ -28,20 +28,21 @@ def read_picture(data: bytes, shape: ImageShape, location: str, *, max_pixels: i
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own bomb warning: the limit is checked below
-            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-            if image.width * image.height > max_pixels:
-                raise TooLarge(f"{location}: {image.width}x{image.height} pixels are over the limit of {max_pixels}")
-            if image.size != (shape.width, shape.height):
+            opened = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+            if opened.width * opened.height > max_pixels:
+                raise TooLarge(f"{location}: {opened.width}x{opened.height} pixels are over the limit of {max_pixels}")
+            if opened.size != (shape.width, shape.height):
                 raise wrong(
                     location,
-                    f"is {image.width}x{image.height} pixels, and the model takes {shape.width}x{shape.height}; resize it",
+                    f"is {opened.width}x{opened.height} pixels, and the model takes {shape.width}x{shape.height}: "
+                    "resize it",
                 )
-            image = image.convert("L" if shape.channels == 1 else "RGB")
+            image = opened.convert("L" if shape.channels == 1 else "RGB")
     except (TooLarge, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, TooLarge):
             raise
         raise BadRequest(f"{location}: not a PNG or JPEG that can be read ({error})") from None
-    pixels = np.asarray(image, dtype=np.uint8).reshape(shape.shape)
+    pixels: NDArray[np.uint8] = np.asarray(image, dtype=np.uint8).reshape(shape.shape)
     if shape.levels == 256:
         return pixels
     return np.rint(pixels * ((shape.levels - 1) / 255)).astype(np.uint8)

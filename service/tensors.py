@@ -64,8 +64,8 @@ def read_tensor(tensor: Mapping[str, Any], location: str) -> Array:
     dtype, shape = tensor["dtype"], tensor["shape"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise wrong(f"{location}.dtype", f"must be one of {', '.join(DTYPES)}")
-    sizes = shape if isinstance(shape, list) else [None]
-    if len(sizes) > 8 or not all(type(size) is int and 0 <= size < 2**48 for size in sizes):
+    sizes = [size for size in shape if type(size) is int and 0 <= size < 2**48] if isinstance(shape, list) else []
+    if not isinstance(shape, list) or len(sizes) != len(shape) or len(sizes) > 8:
         raise wrong(f"{location}.shape", "must be a list of at most 8 sizes of at least 0")
     data = from_base64(tensor["base64"], f"{location}.base64")
     expected = math.prod(sizes) * DTYPES[dtype].itemsize

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from service.schemas.inputs import Closed, Given, Inputs, Mask, Vectors
 
 LARGEST_SEED = 2**63 - 1
+# Seeds that are drawn here stay within what every JSON reader keeps exactly.
+LARGEST_EXACT_SEED = 2**53
 
 NumbersFormat = Literal["numbers", "base64"]
 RowsFormat = Literal["numbers", "base64", "rows"]
@@ -110,6 +112,7 @@ class SimilarityRequest(VerbRequest):
     b: Inputs | None = None
     query: Inputs | None = None
     against: Against | None = None
+    given: Given | None = Field(default=None, description="For conditional models: one label for every row.")
     top_k: int = Field(default=10, ge=1, le=1000, description="Neighbours per query; `against` only.")
     metric: MetricName = Field(
         default="cosine", description="symmetric_kl and wasserstein2 compare posteriors and need a model that has them."

@@ -1,0 +1,64 @@
+"""POST /encode: rows to vectors of the model's space."""
+
+from __future__ import annotations
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from numpy.typing import NDArray
+
+from contracts.artifact import Verb
+from engine.answers import Encoding
+from service.answers import Answer
+from service.calls import Call, R, serve
+from service.documentation import verb_body, verb_responses
+from service.inputs import ParsedRows
+from service.schemas.answers import EncodeResponse
+from service.schemas.verbs import EncodeRequest
+
+router = APIRouter(tags=["verbs"])
+
+
+@router.post(
+    "/encode",
+    operation_id="encode",
+    summary="Rows to vectors",
+    openapi_extra=verb_body(EncodeRequest),
+    responses=verb_responses(EncodeResponse),
+)
+async def encode(request: Request) -> Response:
+    """Answer one vector per row, in the space that the answer names."""
+    return await serve(request, Verb.ENCODE, EncodeRequest, _encode)
+
+
+def _encode(call: Call[EncodeRequest]) -> Answer:
+    rows = call.rows(call.request.inputs)
+    encoding = encodings(call, rows, call.labels(call.request.given, len(rows)))
+    arrays: dict[str, NDArray[np.generic]] = {"vectors": encoding.vectors}
+    if encoding.log_scale is not None:
+        arrays["log_scale"] = encoding.log_scale
+    return Answer(
+        facts=call.facts(
+            space=call.version.manifest.space, dimensions=encoding.vectors.shape[1], cache=call.cache_facts()
+        ),
+        arrays=arrays,
+        main="vectors",
+        vectors=frozenset({"vectors", "log_scale"}),
+        format=call.request.format,
+    )
+
+
+def encodings(call: Call[R], rows: ParsedRows, labels: NDArray[np.int64] | None) -> Encoding:
+    """Encode rows through the cache."""
+
+    def compute(x: NDArray[np.generic], y: NDArray[np.int64] | None = None) -> tuple[NDArray[np.generic], ...]:
+        with call.program() as program:
+            found = program.encode(x, given=y)
+        return (found.vectors,) if found.log_scale is None else (found.vectors, found.log_scale)
+
+    vectors, *scales = call.cached(Verb.ENCODE, {}, rows, labels, compute)
+    return Encoding(_floating(vectors), _floating(scales[0]) if scales else None)
+
+
+def _floating(array: NDArray[np.generic]) -> NDArray[np.floating]:
+    assert np.issubdtype(array.dtype, np.floating)
+    return array  # type: ignore[return-value]

@@ -1,0 +1,113 @@
+"""POST /similarity: how alike rows are by their vectors, and the nearest rows of many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+
+from contracts.artifact import Verb
+from contracts.errors import InvalidInput
+from engine.answers import Encoding
+from engine.similarity import Metric, similarity, top_k
+from service.answers import Answer, check_cells
+from service.calls import Call, serve
+from service.documentation import verb_body, verb_responses
+from service.inputs import ParsedRows
+from service.routes.encode import encodings
+from service.schemas.answers import SimilarityResponse
+from service.schemas.verbs import SimilarityRequest
+
+router = APIRouter(tags=["verbs"])
+
+# Rows of a dataset that are encoded at a time, so that its size does not matter.
+STREAM_CELLS = 1 << 21
+
+
+@router.post(
+    "/similarity",
+    operation_id="similarity",
+    summary="How alike rows are",
+    openapi_extra=verb_body(SimilarityRequest),
+    responses=verb_responses(SimilarityResponse),
+)
+async def similarities(request: Request) -> Response:
+    """Compare `a` with `b`, or find the `top_k` of `against` for each `query`, exactly and in bounded memory."""
+    return await serve(request, Verb.SIMILARITY, SimilarityRequest, _similarity)
+
+
+def _similarity(call: Call[SimilarityRequest]) -> Answer:
+    return _pairs(call) if call.request.a is not None else _nearest(call)
+
+
+def _pairs(call: Call[SimilarityRequest]) -> Answer:
+    a, b = call.rows(call.request.a, location="a"), call.rows(call.request.b, location="b")
+    check_cells(len(a) * len(b), call.gateway.settings.max_cells, "rows")
+    metric = Metric(call.request.metric)
+    scores = similarity(_encoded(call, a), _encoded(call, b), metric)
+    return _answer(call, metric, scores, {})
+
+
+def _nearest(call: Call[SimilarityRequest]) -> Answer:
+    asked, against = call.request, call.request.against
+    assert against is not None
+    query = call.rows(asked.query, location="query")
+    check_cells(len(query) * asked.top_k, call.gateway.settings.max_cells, "rows or neighbours")
+    metric = Metric(asked.metric)
+    more: dict[str, object] = {}
+    if against.dataset is None:
+        rows = call.rows(against.inputs, location="against.inputs")
+        stream = iter([_encoded(call, rows)])
+    else:
+        more["dataset"], stream = _dataset(call, against.dataset)
+    found = top_k(_encoded(call, query), stream, metric, asked.top_k)
+    return _answer(call, metric, found.scores, {**more, "indices": found.indices})
+
+
+def _dataset(call: Call[SimilarityRequest], name: str) -> tuple[str, Iterator[Encoding]]:
+    """The digest of a dataset and its rows' encodings, a batch at a time."""
+    reader = call.gateway.store.datasets.open(name)
+    spec, theirs = call.version.manifest.data, reader.spec
+    columns = [(column.name, column.type, column.categories) for column in spec.features]
+    if (
+        theirs.modality != spec.modality
+        or theirs.image != spec.image
+        or (columns != [(column.name, column.type, column.categories) for column in theirs.features])
+    ):
+        raise InvalidInput(
+            f"the rows of dataset {reader.dataset.name} are not those that {call.version.reference} reads; "
+            "take one with the same columns or image shape"
+        )
+
+    # A conditional model reads a row with its label; the dataset's own are taken where none is given.
+    condition, label = call.version.manifest.condition, theirs.label
+    labelled = condition is not None and call.request.given is None and label is not None
+    labelled = labelled and label is not None and label.categories == condition
+
+    def stream() -> Iterator[Encoding]:
+        for batch in reader.batches(None, max(1, STREAM_CELLS // spec.cells)):
+            assert isinstance(batch.x, np.ndarray)
+            rows = ParsedRows(batch.x, None, "numbers")
+            yield encodings(call, rows, batch.y) if labelled else _encoded(call, rows)
+
+    return reader.dataset.digest, stream()
+
+
+def _encoded(call: Call[SimilarityRequest], rows: ParsedRows) -> Encoding:
+    return encodings(call, rows, call.labels(call.request.given, len(rows)))
+
+
+def _answer(call: Call[SimilarityRequest], metric: Metric, scores: np.ndarray, more: dict[str, object]) -> Answer:
+    return Answer(
+        facts=call.facts(
+            space=call.version.manifest.space,
+            metric=metric.value,
+            larger_is_nearer=metric.larger_is_nearer,
+            cache=call.cache_facts(),
+            **more,
+        ),
+        arrays={"scores": scores},
+        main="scores",
+        vectors=frozenset({"scores"}),
+    )

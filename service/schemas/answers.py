@@ -1,0 +1,100 @@
+"""What the verbs answer, as documented; the bytes are written by `service.answers` and tested against these."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from contracts.artifact import AnswerKind
+from contracts.data import Measure
+from service.schemas.inputs import Row, Tensor
+
+Numbers = list[list[float | None]]
+Pictures = list[list[list[list[float | None]]]]
+Rows = Numbers | Pictures | Tensor | list[Row]
+Draws = list[Numbers] | list[Pictures] | Tensor | list[list[Row]]
+
+
+class CacheUse(BaseModel):
+    """Rows by how the cache met them."""
+
+    hit: int
+    miss: int
+    bypass: int = Field(description="Not looked up: it would not have paid, or the cache is away.")
+
+
+class VerbResponse(BaseModel):
+    """What every verb answers."""
+
+    model: str = Field(description="The resolved `name@version`.")
+
+
+class EncodeResponse(VerbResponse):
+    space: str = Field(description="The embedding space; vectors of different spaces must not be compared.")
+    dimensions: int
+    vectors: Numbers | Tensor
+    log_scale: Numbers | Tensor | None = Field(
+        default=None, description="Log of the posterior's standard deviation, where the model has a posterior."
+    )
+    cache: CacheUse
+    non_finite: dict[str, list[int]] | None = Field(
+        default=None, description="Rows that hold a number out of range, written as null."
+    )
+
+
+class DecodeResponse(VerbResponse):
+    space: str
+    rows: Rows
+    non_finite: dict[str, list[int]] | None = None
+
+
+class SampleResponse(VerbResponse):
+    seed: int = Field(description="The same seed, model and n give the same rows.")
+    temperature: float
+    rows: Rows
+
+
+class LogProbResponse(VerbResponse):
+    log_prob: list[float | None] = Field(description="Nats; null where the density is zero, see `zero_density`.")
+    unit: Literal["nats"]
+    measure: Measure
+    kind: AnswerKind
+    bits_per_dim: list[float | None] = Field(description="-log_prob / (ln 2 · shown cells).")
+    samples: int | None = Field(default=None, description="Monte-Carlo samples per row; None: none were needed.")
+    standard_error: list[float | None] | None = Field(default=None, description="Of each log_prob, nats.")
+    zero_density: list[int] = Field(description="Rows that the model says cannot occur.")
+    seed: int
+    cache: CacheUse
+
+
+class PredictResponse(VerbResponse):
+    mean: Rows = Field(description="Shown cells as they came, hidden ones as expected (a category: the likeliest).")
+    std: Rows = Field(description="Standard deviation of each cell; 0 where shown.")
+    draws: Draws | None = Field(default=None, description="Completed rows, `draws` per row.")
+    log_prob: list[float | None] = Field(description="log p(hidden | shown), nats.")
+    log_prob_at: Literal["inputs", "mean"] = Field(description="Where it was evaluated.")
+    unit: Literal["nats"]
+    measure: Measure
+    kind: AnswerKind
+    samples: int | None = None
+    standard_error: list[float | None] | None = None
+    effective_sample_size: list[float | None] | None = None
+    zero_density: list[int]
+    seed: int
+    non_finite: dict[str, list[int]] | None = None
+
+
+class SimilarityResponse(VerbResponse):
+    """`scores (A, B)` of `a` with `b`; or the nearest of `against`, nearest first, with their `indices`."""
+
+    space: str
+    metric: str
+    larger_is_nearer: bool
+    scores: Numbers
+    indices: list[list[int]] | None = Field(
+        default=None, description="Rows of `against` (of a dataset: places in the whole dataset)."
+    )
+    dataset: str | None = Field(default=None, description="Digest of the dataset compared with.")
+    cache: CacheUse
+    non_finite: dict[str, list[int]] | None = None
