@@ -72,7 +72,8 @@ class Batcher:
         self._waiting_rows = 0
         self._running_rows = 0
         self._busy = False
-        self._seconds_per_row = 0.0
+        # Sums that fade, weighted by rows: a run of one row tells little about what a row costs in a large batch.
+        self._recent_seconds = self._recent_rows = 0.0
 
     def submit(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
         """Run ``feeds`` (each ``(rows, …)``), together with whoever waits, and return this caller's rows.
@@ -117,7 +118,7 @@ class Batcher:
     def _admit(self, item: _Item) -> None:
         """Refuse what cannot be answered in time, rather than let it wait in vain."""
         ahead = self._waiting_rows + self._running_rows
-        expected = ahead * self._seconds_per_row
+        expected = ahead * self._recent_seconds / max(1.0, self._recent_rows)
         if self._waiting_rows + item.rows > self._queue_rows and self._queue:
             why = f"{self._waiting_rows} rows wait for this model already"
         elif item.call.deadline is not None and item.queued_at + expected > item.call.deadline:
@@ -198,7 +199,8 @@ class Batcher:
         finally:
             seconds = time.monotonic() - started
             rows = sum(item.rows for item in batch)
-            self._seconds_per_row += 0.2 * (seconds / rows - self._seconds_per_row)
+            self._recent_seconds = 0.8 * self._recent_seconds + seconds
+            self._recent_rows = 0.8 * self._recent_rows + rows
             self.counters.ran(rows, [started - item.queued_at for item in batch], seconds, reason)
             for item in batch:
                 if not item.ended:

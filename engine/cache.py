@@ -140,7 +140,7 @@ class AnswerCache:
         if present:
             try:
                 old = unpack([value for value in found if value is not None])
-            except (ValueError, TypeError):
+            except ValueError:
                 return self._recompute(kind, x, compute, extra, keys, len(present), to_redis=to_redis)
         if old is not None and not missing:
             return old, 0

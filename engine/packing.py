@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 Arrays = tuple[NDArray[np.generic], ...]
 
 _END = b"\n"
+_KINDS = frozenset("biuf")
 
 
 def pack(arrays: Arrays) -> list[bytes]:
     """Return each row of ``arrays`` (each ``(B, …)``) as bytes."""
     header = ";".join(f"{a.dtype.str}:{','.join(map(str, a.shape[1:]))}" for a in arrays).encode() + _END
-    flat = [np.ascontiguousarray(a).reshape(len(a), -1).view(np.uint8) for a in arrays]
+    flat = [np.ascontiguousarray(a).reshape(len(a), math.prod(a.shape[1:])).view(np.uint8) for a in arrays]
     rows = np.concatenate(flat, axis=1)
     body, size = rows.tobytes(), rows.shape[1]
-    return [header + body[start : start + size] for start in range(0, size * len(rows), size)]
+    return [header + body[row * size : (row + 1) * size] for row in range(len(rows))]
 
 
 def unpack(values: Sequence[bytes]) -> Arrays:
@@ -47,5 +48,14 @@ def _layout(header: bytes) -> tuple[tuple[tuple[np.dtype[np.generic], tuple[int,
     fields = []
     for part in header.decode().split(";"):
         name, _, shape = part.partition(":")
-        fields.append((np.dtype(name), tuple(int(size) for size in shape.split(",") if size)))
+        if name[1:2] not in _KINDS:
+            raise ValueError(f"`{part}` names no layout of numbers")
+        fields.append((_dtype(name), tuple(int(size) for size in shape.split(",") if size)))
     return tuple(fields), sum(dtype.itemsize * math.prod(shape) for dtype, shape in fields)
+
+
+def _dtype(name: str) -> np.dtype[np.generic]:
+    try:
+        return np.dtype(name)
+    except TypeError as error:
+        raise ValueError(str(error)) from error

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ def test_pieces_add_up_to_the_whole(cut, seed):
     rows = np.repeat(np.arange(3), 20)
     moments = Moments(SPEC, 3)
     edges = sorted({0, 60, *cut})
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         moments.add(rows[start:stop], weights[start:stop], draws[start:stop])
     by_row, w = draws.reshape(3, 20, 3), weights.reshape(3, 20, 1)
     mean = (w * by_row).sum(axis=1)
