@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from contracts.errors import LatentserveError
+from contracts.errors import LatentserveError, NotReady
 from engine.cache import AnswerCache
 from engine.options import SessionOptions, threads_from_cgroup
 from engine.pool import ModelPool
@@ -58,7 +58,7 @@ class Gateway:
 
 def open_gateway(settings: GatewaySettings) -> Gateway:
     """Open the store (bringing its schema up to date) and set the parts up; loads no model and no torch."""
-    store = Store.open(settings, migrate=True)
+    store = _open_store(settings)
     cores = threads_from_cgroup()
     pool = ModelPool(
         store.artifacts, memory_budget_bytes=settings.memory_budget_bytes, options=SessionOptions(threads=cores)
@@ -82,6 +82,14 @@ def open_gateway(settings: GatewaySettings) -> Gateway:
         limits=RowLimits(max_rows=settings.max_rows, max_pixels=settings.max_image_pixels),
         bodies=BodyBudget(BODIES_AT_ONCE * settings.max_body_bytes),
     )
+
+
+def _open_store(settings: GatewaySettings) -> Store:
+    """Open the store; its schema is brought up to date only where it is not, for Alembic takes long to import."""
+    try:
+        return Store.open(settings)
+    except NotReady:
+        return Store.open(settings, migrate=True)
 
 
 class Reaper:

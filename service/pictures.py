@@ -45,7 +45,8 @@ def read_picture(data: bytes, shape: ImageShape, location: str, *, max_pixels: i
     pixels: NDArray[np.uint8] = np.asarray(image, dtype=np.uint8).reshape(shape.shape)
     if shape.levels == 256:
         return pixels
-    return np.rint(pixels * ((shape.levels - 1) / 255)).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.rint(pixels * ((shape.levels - 1) / 255)).astype(np.uint8)
+    return levels
 
 
 def write_grid(pictures: NDArray[np.generic], shape: ImageShape) -> bytes:
