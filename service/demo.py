@@ -196,7 +196,13 @@ def show_imputation(client: Client, images: NDArray[np.uint8]) -> None:
     answers = {
         family: client.post(
             "/predict",
-            {"model": f"digits-{family}", "inputs": tensor(shown), "mask": tensor(hidden), "draws": 1, "seed": 1},
+            {
+                "model": f"digits-{family}",
+                "inputs": tensor(shown),
+                "mask": tensor(hidden),
+                "seed": 1,
+                "format": "numbers",
+            },
         )
         for family in ("pca", "vae")
     }

@@ -143,9 +143,12 @@ def predict(
 ) -> None:
     """Hidden cells given the shown ones: mean, draws, and how probable. Output (the mean): .csv, .npy, .json, .png."""
     here = session(context)
+    inputs = read_inputs(files)
     body = {
         "model": model,
-        **hidden_inputs(read_inputs(files), mask, hide or []),
+        **hidden_inputs(inputs, mask, hide or []),
+        # Rows come back as they went in; an array's bytes are of no use to a reader of tables and JSON.
+        "format": "numbers" if isinstance(inputs, dict) else None,
         "draws": draws,
         "seed": seed,
         "samples": samples,
