@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,10 @@ class Blobs:
         url: None or ``file:///folder`` for a local folder, else ``s3://bucket/prefix`` (credentials from
             ``AWS_*``) or another URL that obstore reads.
         folder: the local folder, where ``url`` is None.
+        retries: of a request that a remote store did not answer.
     """
 
-    def __init__(self, url: str | None, folder: Path) -> None:
+    def __init__(self, url: str | None, folder: Path, *, retries: int = 5) -> None:
         self._root: Path | None = None
         if url is None or url.startswith("file://"):
             self._root = folder if url is None else Path(url.removeprefix("file://"))
@@ -55,7 +57,11 @@ class Blobs:
         try:
             # A plain-http endpoint has to be allowed by name; AWS_ENDPOINT_URL decides which is meant.
             plain = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")).startswith("http://")
-            self._store = from_url(url, client_options={"allow_http": plain}) if url.startswith("s3") else from_url(url)
+            if url.startswith("s3"):
+                patience = {"max_retries": retries, "retry_timeout": timedelta(seconds=20)}
+                self._store = from_url(url, client_options={"allow_http": plain}, retry_config=patience)
+            else:
+                self._store = from_url(url)
         except (BaseError, ValueError) as error:
             raise InvalidInput(f"blob_url {url!r} cannot be opened: {error}; write s3://bucket/prefix") from error
 

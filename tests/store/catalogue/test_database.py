@@ -48,9 +48,13 @@ def test_migrating_again_changes_nothing(catalogue: Catalogue, catalogue_setting
 
 
 def test_an_error_rolls_back(catalogue: Catalogue) -> None:
-    with pytest.raises(ZeroDivisionError), catalogue._database.write() as connection:
-        connection.execute(sa.text("DELETE FROM alembic_version"))
-        _ = 1 / 0
+    def fail() -> None:
+        with catalogue._database.write() as connection:
+            connection.execute(sa.text("DELETE FROM alembic_version"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert catalogue._database.revision() == HEAD
 
 
@@ -73,7 +77,7 @@ def test_a_server_that_is_away_is_not_ready(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["mysql://h/d", "no url"])
 def test_other_databases_are_refused(tmp_path: Path, url: str) -> None:
-    with pytest.raises(InvalidInput, match="PostgreSQL|postgresql"):
+    with pytest.raises(InvalidInput, match=r"(?i)postgresql"):
         Catalogue.open(StoreSettings(home=tmp_path, database_url=url))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -183,7 +184,7 @@ def test_reap_rings_for_jobs_that_wait_with_growing_pauses(catalogue: Catalogue,
         if catalogue.reap():
             rung.append(second)
     assert rung[0] == 2
-    pauses = [later - earlier for earlier, later in zip(rung, rung[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(rung)]
     assert pauses == sorted(pauses)
     assert pauses[-1] <= 16
     assert len(rung) >= 5
