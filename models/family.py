@@ -199,7 +199,8 @@ class Family(nn.Module, ABC, Generic[ConfigT]):
         """Name → codes ``(n, L)`` whose decoded means the card shows beside the samples; the same on each call."""
         return {}
 
-    tolerance: ClassVar[Tolerance] = Tolerance()
+    tolerance: Tolerance = Tolerance()
+    """Of the class, or of an instance whose config makes it less precise."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """The gate before publishing: ONNX answers what torch answers, on every provider that will serve.
 
 Every graph runs at batch 1, 2 and 7 on real rows and fixed noise, through sessions as the engine opens them.
-Floats must satisfy |a - b| ≤ absolute + relative · |b| with the family's tolerance. Where an output is
+Floats must satisfy |a - b| ≤ absolute · scale + relative · |b| with the family's tolerance; the scale is 1 but for
+cells in the data's own units, where it is the cell's deviation over the train rows if that is larger (a salary near 0
+is not more precise than the others). Where an output is
 a whole number in both (a drawn pixel, a code), a difference is forgiven only if the decision was within
 tolerance: moving the real inputs by the tolerance up or down makes torch answer at least as far.
 """
@@ -55,13 +57,12 @@ def parity(
     """
     if len(x.x) == 0:
         raise InvalidInput("parity needs at least one row to compare on")
-    options = SessionOptions(threads=1)
     largest: dict[str, float] = {}
     for name, graph in frozen(family).graphs().items():
         spec = graphs[name]
         for provider in on or providers():
             chosen = (provider,) if provider == CPU_PROVIDER else (provider, CPU_PROVIDER)
-            session = open_session(folder / spec.file, SessionOptions(threads=options.threads, providers=chosen))
+            session = open_session(folder / spec.file, SessionOptions(threads=1, providers=chosen))
             for rows in BATCHES:
                 feeds = {tensor.name: _feed(tensor, rows, x) for tensor in spec.inputs}
                 answers = session.run([tensor.name for tensor in spec.outputs], feeds)
@@ -69,7 +70,8 @@ def parity(
                 for tensor, answer, reference in zip(spec.outputs, answers, references, strict=True):
                     key = f"{name}.{tensor.name}"
                     where = f"{key} at batch {rows} on {provider}"
-                    seen = _compare(where, graph, feeds, tensor, answer, reference, family.tolerance)
+                    scale = _scale(family, spec, tensor)
+                    seen = _compare(where, graph, feeds, tensor, answer, reference, family.tolerance, scale)
                     largest[key] = max(largest.get(key, 0.0), seen)
     return largest
 
@@ -102,6 +104,7 @@ def _compare(
     answer: Array,
     reference: Array,
     tolerance: Tolerance,
+    scale: Array,
 ) -> float:
     """Return the largest difference; raise ParityError where it is beyond what is allowed."""
     if answer.shape != reference.shape:
@@ -110,7 +113,8 @@ def _compare(
     same = (a == b) | (np.isnan(a) & np.isnan(b))  # equal infinities have no difference
     with np.errstate(invalid="ignore"):
         difference = np.where(same, 0.0, np.abs(a - b))
-    beyond = ~same & ~(difference <= tolerance.absolute + tolerance.relative * np.abs(b))
+    allowed = tolerance.absolute * scale + tolerance.relative * np.abs(b)
+    beyond = ~same & ~(difference <= allowed)
     whole = beyond & (a == np.floor(a)) & (b == np.floor(b))
     if whole.any():
         low, high = _reach(graph, feeds, tensor, reference, tolerance)
@@ -119,12 +123,24 @@ def _compare(
         difference = np.where(forgiven, 0.0, difference)
     if beyond.any():
         worst = np.unravel_index(int(np.argmax(np.where(beyond, np.nan_to_num(difference, nan=np.inf), -1))), a.shape)
-        allowed = tolerance.absolute + tolerance.relative * abs(b[worst])
         raise ParityError(
             f"{where}: ONNX answers {a[worst]:.9g} and torch {b[worst]:.9g}, a difference of {difference[worst]:.3g} "
-            f"where {allowed:.3g} is allowed ({int(beyond.sum())} of {a.size} values differ); nothing was published"
+            f"where {allowed[worst]:.3g} is allowed ({int(beyond.sum())} of {a.size} values differ); "
+            "nothing was published"
         )
     return float(difference.max(initial=0.0))
+
+
+def _scale(family: Family[Any], graph: GraphSpec, tensor: TensorSpec) -> Array:
+    """Return what the absolute tolerance is counted in: ``(*row)`` for generated rows, else 1."""
+    row = family.spec.row_shape if family.spec.modality != "text" else None
+    generates = all(each.name != "x" for each in graph.inputs)
+    if not generates or tensor.shape[1:] != row:
+        return np.ones(())
+    std = family.profile.std
+    if family.spec.image is not None:
+        std = np.full_like(std, np.sqrt(np.mean(std**2)))
+    return np.maximum(1.0, std).reshape(row)
 
 
 def _reach(
