@@ -19,7 +19,6 @@ from contracts.jobs import Progress, TrainRequest
 from engine.kinds import program
 from engine.model import Model
 from engine.options import SessionOptions, threads_from_cgroup
-from models import build
 from models.family import Family
 from store import Store
 from store.catalogue import Claim, ModelVersion
@@ -33,7 +32,7 @@ from workers.scratch import job_folder, mirror_key
 from workers.settings import WorkerSettings
 from workers.training.checkpoints import Checkpoint, Checkpoints
 from workers.training.trainer import Plan, TrainResult, train
-from workers.training.weights import load_weights
+from workers.training.weights import build_seeded, load_weights
 
 PARITY_ROWS = 7
 PREVIEW_IMAGES = 64
@@ -80,11 +79,12 @@ def _family(store: Store, request: TrainRequest, reader: DatasetReader, resume: 
     """Return the family to train: new, with the weights of a version, or as a checkpoint's config describes it."""
     if resume is not None:
         # sizes that data decided are resolved already; the weights follow in the trainer
-        return build(config_adapter.validate_python(resume.meta["config"]), reader.spec, reader.profile())
+        config = config_adapter.validate_python(resume.meta["config"])
+        return build_seeded(config, reader.spec, reader.profile(), request.seed)
     if request.start_from is None:
-        return build(request.config, reader.spec, reader.profile())
+        return build_seeded(request.config, reader.spec, reader.profile(), request.seed)
     version = store.catalogue.resolve(request.start_from)
-    family = build(_continued(request, version), reader.spec, reader.profile())
+    family = build_seeded(_continued(request, version), reader.spec, reader.profile(), request.seed)
     load_weights(family, load_file(store.artifacts.fetch(version.digest) / "weights.safetensors"), refit_buffers=True)
     return family
 

@@ -1,13 +1,33 @@
-"""Putting saved weights into a family."""
+"""Where a family's weights come from: a seed, or what was saved."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from contracts.data import DataProfile, DataSpec
 from contracts.errors import FieldProblem, InvalidInput
+from contracts.families import FamilyConfig
+from models import build
+from models.family import Family, hash_words
+
+_INITIAL = 0x696E6974
+
+
+def build_seeded(
+    config: FamilyConfig,
+    spec: DataSpec,
+    profile: DataProfile,
+    seed: int,
+    parents: Mapping[str, Family[FamilyConfig]] | None = None,
+) -> Family[Any]:
+    """Build a family whose initial weights depend on ``seed`` alone; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(hash_words(seed, _INITIAL))
+        return build(config, spec, profile, parents)
 
 
 def load_weights(family: nn.Module, tensors: Mapping[str, Tensor], *, refit_buffers: bool = False) -> None:
