@@ -22,6 +22,7 @@ from store.datasets.overrides import MOST_CATEGORIES, ColumnOverride
 # Strings with more different values than this, or than this share of the rows, are text and not a category.
 CATEGORY_VALUES = 1000
 CATEGORY_SHARE = 0.5
+LARGEST_NUMBER = 1e100  # beyond it a variance has no float64
 LARGEST_WHOLE = 2**53  # beyond it float64 does not hold every integer
 
 LABEL_NAMES = ("label", "labels", "class")
@@ -167,6 +168,8 @@ class ColumnScan:
                 raise InvalidInput(f"column {self.name!r} is to be {kind} but holds values that are no numbers")
             if self._first_infinite is not None:
                 raise bad_cell(self._first_infinite, self.name, "is infinite; every number must be finite")
+            if max(abs(self._low), abs(self._high)) > LARGEST_NUMBER:
+                raise InvalidInput(f"column {self.name!r} holds numbers beyond ±{LARGEST_NUMBER:g}; rescale or drop it")
             if kind is ColumnType.INTEGER and not self._whole:
                 raise InvalidInput(f"column {self.name!r} is to be integer but holds numbers that are not whole")
         elif kind is ColumnType.DATE and self.type is not ColumnType.DATE:

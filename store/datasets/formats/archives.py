@@ -100,6 +100,11 @@ class Members:
                     raise _no_file(entry.name)
                 if entry.isreg():
                     yield entry.name.removeprefix("./"), _Opened(piece, (archive, entry))
+            end = archive.offset
+        with piece.path.open("rb") as file:
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise InvalidInput(f"{piece.name} is cut short: its end mark is missing; upload it again")
 
 
 class _Opened:

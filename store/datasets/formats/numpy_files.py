@@ -43,7 +43,7 @@ def open_npy(path: Path, name: str) -> NDArray[Any]:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = read(file)
             offset = file.tell()
-    except (ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError) as error:
+    except Exception as error:  # the header is a Python literal, and its parser raises whatever bytes lead it to
         raise InvalidInput(f"{name} is no whole NPY file: {str(error)[:200]}") from error
     if dtype.hasobject:
         raise UnsupportedMedia(f"{name} holds Python objects (a pickle), which are never loaded; save plain numbers")
