@@ -8,7 +8,8 @@ the train rows, and x̃_s the shown cells after dequantisation,
 
     h_k ~ q(h | x̃_s),   w_k = p(x̃_s, h_k) / q(h_k | x̃_s),   log p(x_s) ≈ log (1/K) Σ w_k
 
-and drawing h_k again by these weights gives the conditional (Rubin 1988, sampling importance resampling).
+(q cut to the values that discrete cells can take, `engine.truncated`), and drawing h_k again by these weights gives the
+conditional (Rubin 1988, sampling importance resampling).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.artifact import AnswerKind, Verb
-from engine import noise
+from engine import noise, truncated
 from engine.answers import Encoding
 from engine.conditional import Mixture, Pattern, group_patterns
 from engine.kinds.moments import Moments
@@ -117,26 +118,25 @@ class BijectiveProgram(Program):
             given = pattern.condition(cells)
         else:
             given, cells = pattern.condition(cells).take(r), cells[r]
-        normals = noise.normal(seed, keys, "proposal.cells", (n,), k)[:, pattern.hidden]
-        drawn = given.draw(noise.uniform(seed, keys, "proposal.component", (), k), normals)
+        component = noise.uniform(seed, keys, "proposal.component", (), k)
+        uniforms = noise.uniform(seed, keys, "proposal.cells", (n,), k)[:, pattern.hidden]
+        low, high = self.spec.bounds
+        box = low[pattern.hidden], (high + discrete)[pattern.hidden]
+        drawn = truncated.draw(given, component, uniforms, *box)
         cells[:, pattern.hidden] = drawn
-        log_w = self._log_joint(cells, rows, r) - given.log_density(drawn)
+        log_w = self._log_joint(cells, rows, r) - truncated.log_density(given, drawn, *box)
         shape = (len(rows), samples)
         return _Proposed(block, clean(log_w).reshape(shape), cells.reshape(*shape, n))
 
     def _log_joint(self, cells: Floats, rows: Rows, r: Index) -> Floats:
-        """log p of dequantised ``cells`` (m, n); -inf where a discrete cell left the values that data take."""
+        """log p of dequantised ``cells`` (m, n), whose discrete cells are within the bounds of the data."""
         discrete = self.spec.discrete
-        low, high = self.spec.bounds
         whole = np.where(discrete, np.floor(cells), cells)
-        possible = ((whole >= low) & (whole <= high) | ~discrete).all(axis=1)
-        inside = np.where(discrete, np.clip(whole, low, high), cells)
         shape = self.spec.row_shape
-        feeds: dict[str, NDArray[np.generic]] = {"x": inside.astype(self.spec.dtype).reshape(len(cells), *shape)}
+        feeds: dict[str, NDArray[np.generic]] = {"x": whole.astype(self.spec.dtype).reshape(len(cells), *shape)}
         for tensor in self.manifest.graphs["forward"].inputs:
             if tensor.noise is not None:
                 feeds[tensor.name] = noise.cast(np.where(discrete, cells - whole, 0.0), tensor.dtype)
         if rows.y is not None:
             feeds["y"] = rows.y[r]
-        log_p = self.model.run("forward", feeds, ["log_prob"])["log_prob"].astype(np.float64)
-        return np.where(possible, log_p, -np.inf)
+        return self.model.run("forward", feeds, ["log_prob"])["log_prob"].astype(np.float64)

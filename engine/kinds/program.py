@@ -190,7 +190,7 @@ class Program:
             conditional = whole.values - part.values
         # A row without a hidden cell has nothing left to be uncertain of; one of zero density has no conditional.
         conditional[~hide.any(axis=1)] = 0.0
-        conditional[np.isnan(conditional)] = -np.inf
+        conditional[~np.isfinite(part.values)] = -np.inf
         return Prediction(
             mean=mean.reshape(len(rows), *shape),
             draws=self.on_grid(drawn.reshape(len(rows), draws, *shape)),
@@ -200,7 +200,7 @@ class Program:
             # The difference of two bounds is neither.
             kind=AnswerKind.EXACT if exact else AnswerKind.ESTIMATE,
             effective_sample_size=imputed.effective_sample_size,
-            samples=whole.samples or part.samples or imputed.samples,
+            samples=imputed.samples or part.samples or whole.samples,
             standard_error=error,
         )
 
