@@ -17,7 +17,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,7 +133,8 @@ class Supervisor:
     ) -> None:
         self.home, self.stack = home, stack
         self._on_ready, self._say = on_ready, say
-        self._stop = threading.Event()
+        # A plain flag, not an Event: a handler that runs while the same thread holds the Event's lock would deadlock.
+        self._stopping = False
         logs = home / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self._environment = {**os.environ, **stack.environment}
@@ -142,7 +142,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Ask `run` to return; may be called from a signal handler or another thread."""
-        self._stop.set()
+        self._stopping = True
 
     def run(self) -> None:
         """Start everything, keep it up, and on `stop` end it: gateway and workers first, then the servers.
@@ -156,7 +156,8 @@ class Supervisor:
             for child in self.children:
                 child.start()
             self._write_state(False)
-            while not self._stop.wait(0.1):
+            while not self._stopping:
+                time.sleep(0.1)
                 for child in self.children:
                     happened = child.tend()
                     if happened:
@@ -238,6 +239,8 @@ def supervise(
     """Run the embedded stack until SIGTERM or SIGINT. Raises StackError. Must be called in the main thread."""
     home = Path(settings.home).expanduser().resolve()
     with hold(home):
+        # What a supervisor left that was killed outright; it would pass for our own state until we have one.
+        (home / "stack.json").unlink(missing_ok=True)
         supervisor = Supervisor(home, plan_stack(settings), on_ready=on_ready or _announce, say=say or _log)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: supervisor.stop())

@@ -69,12 +69,12 @@ class RunningStack:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What ``stack.json`` says: url, ready, pid by part."""
+        """What ``stack.json`` says: url, ready, pid by part; nothing while it is another supervisor's."""
         try:
             found: dict[str, Any] = json.loads((self.home / "stack.json").read_text())
         except FileNotFoundError:
             return {}
-        return found
+        return found if found["pid"] == self.process.pid else {}
 
     @property
     def url(self) -> str:

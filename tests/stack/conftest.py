@@ -13,17 +13,21 @@ from sklearn.datasets import load_digits, load_iris
 
 from service.cli import main
 
+IRIS_SPEC = '{"label": "species", "columns": [{"name": "plant", "role": "id"}]}'
 COLUMNS = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 
 
-@pytest.fixture(scope="session")
-def iris_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The iris flowers with a header and their species."""
+@pytest.fixture(scope="module")
+def iris_csv(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The iris flowers with a header, their species and an id of each module's own.
+
+    The id makes the bytes differ: the same bytes under another name would be the same dataset.
+    """
     iris = load_iris()
-    lines = [",".join((*COLUMNS, "species"))]
+    lines = [",".join((*COLUMNS, "species", "plant"))]
     lines += [
-        ",".join([*(str(value) for value in row), iris.target_names[kind]])
-        for row, kind in zip(iris.data, iris.target, strict=True)
+        ",".join([*(str(value) for value in row), iris.target_names[kind], f"{request.module.__name__}-{index}"])
+        for index, (row, kind) in enumerate(zip(iris.data, iris.target, strict=True))
     ]
     file = tmp_path_factory.mktemp("iris") / "iris.csv"
     file.write_text("\n".join(lines) + "\n")
@@ -36,6 +40,12 @@ def digits_npy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("digits") / "digits.npy"
     np.save(file, load_digits().images[:600].astype(np.uint8))
     return file
+
+
+@pytest.fixture(scope="session")
+def iris_spec() -> str:
+    """What `iris_csv` has to be told."""
+    return IRIS_SPEC
 
 
 @pytest.fixture

@@ -25,13 +25,11 @@ def alive(pid: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def name(stack: Any, iris_csv: Path) -> str:
+def name(stack: Any, iris_csv: Path, iris_spec: str) -> str:
     """A dataset of this module's own."""
     name = f"faults-{uuid.uuid4().hex[:8]}"
     with iris_csv.open("rb") as file:
-        answer = httpx.post(
-            f"{stack.url}/datasets", data={"name": name, "spec": '{"label": "species"}'}, files={"files": file}
-        )
+        answer = httpx.post(f"{stack.url}/datasets", data={"name": name, "spec": iris_spec}, files={"files": file})
     assert answer.status_code == 201, answer.text
     return name
 
@@ -41,7 +39,7 @@ def versions(url: str, name: str) -> int:
 
 
 def test_the_gateway_is_killed_during_a_job(stack: Any, cli: Cli, name: str, until: Callable[..., None]) -> None:
-    job = cli("train", f"{name}-g", "-d", name, "-f", "vae", "--steps", "400", "--detach")
+    job = cli("train", f"{name}-g", "-d", name, "-f", "vae", "--steps", "100", "--detach")
     until(lambda: httpx.get(f"{stack.url}/jobs/{job['id']}").json()["status"] == "running", 60, "the job runs")
     stack.kill("gateway")
     # The watcher rides over the restart.
