@@ -8,7 +8,6 @@ have to wait behind too many others is refused at once.
 
 from __future__ import annotations
 
-import contextvars
 import threading
 import time
 from collections import OrderedDict
@@ -86,12 +85,11 @@ class Execution:
             self._limiter = anyio.CapacityLimiter(self._threads)
         left, started = threading.Event(), threading.Event()
         queued_at = time.perf_counter()
-        context = contextvars.copy_context()
 
         def job() -> Outcome[T]:
             started.set()
             try:
-                return context.run(self._timed, work, kind, queued_at=queued_at, inline=False, left=left)
+                return self._timed(work, kind, queued_at=queued_at, inline=False, left=left)
             finally:
                 self._leave()
 

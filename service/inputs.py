@@ -74,6 +74,8 @@ def parse_rows(
     if spec.modality == "text":
         raise wrong(location, "this model reads text, which no verb here takes yet")
     array, nulls, form = _read(inputs, spec, limits, location)
+    if array.ndim == 0:
+        raise wrong(location, "is one number; send rows")
     if not len(array):
         raise wrong(location, "is empty; send at least one row")
     array = _shaped(array, spec, location)

@@ -78,7 +78,7 @@ def read_tensor(tensor: Mapping[str, Any], location: str) -> Array:
 
 def write_tensor(array: Array) -> dict[str, object]:
     """Write an array as ``{"dtype", "shape", "base64"}``, little-endian, C order."""
-    flat = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    flat = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
     return {
         "dtype": flat.dtype.name,
         "shape": list(array.shape),
@@ -112,7 +112,7 @@ def read_npy(data: bytes) -> Array:
 def write_npy(array: Array) -> bytes:
     """Write an NPY file."""
     stream = io.BytesIO()
-    np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+    np.lib.format.write_array(stream, np.asarray(array, order="C"), allow_pickle=False)
     return stream.getvalue()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +294,23 @@ def csv(rows: int = 40, seed: int = 0, header: str = "a,b,c") -> bytes:
     """A table of reals."""
     numbers = np.random.default_rng(seed).normal(size=(rows, header.count(",") + 1))
     return "\n".join([header, *(",".join(f"{v:.6f}" for v in row) for row in numbers)]).encode()
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What tests make things with; modules of tests do not import each other."""
+
+    reals: DataSpec = REALS
+    mixed: DataSpec = MIXED
+    pictures: DataSpec = PICTURES
+    coloured: DataSpec = COLOURED
+    npy: Callable[..., bytes] = npy
+    csv: Callable[..., bytes] = csv
+    write_latent: Callable[..., None] = write_latent
+    publish: Callable[..., ModelVersion] = publish
+    settings: Callable[..., GatewaySettings] = settings_for
+
+
+@pytest.fixture(scope="session")
+def kit() -> Kit:
+    return Kit()
