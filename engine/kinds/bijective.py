@@ -25,7 +25,8 @@ from engine import noise, truncated
 from engine.answers import Encoding
 from engine.conditional import Mixture, Pattern, group_patterns
 from engine.kinds.moments import Moments
-from engine.kinds.program import Floats, Imputation, Index, Program, Rows, Score
+from engine.kinds.program import Program
+from engine.kinds.rows import Floats, Imputation, Index, Rows, Score
 from engine.kinds.weights import clean, effective_sample_size, log_mean_exp, normalise, resample
 from engine.model import Model
 
@@ -50,8 +51,7 @@ class BijectiveProgram(Program):
         self._proposal = Mixture.from_constants(model.constants, "proposal")
 
     def _encode(self, rows: Rows) -> Encoding:
-        if not rows.shown.all():
-            return super()._encode(rows)
+        self.require_complete(rows)
         z = self.call("forward", self.feeds(rows), outputs=["z"])["z"]
         return Encoding(z.astype(np.float32 if z.dtype == np.float32 else np.float64, copy=False))
 

@@ -16,7 +16,7 @@ from contracts.data import ColumnType, DataSpec
 from engine import noise
 from engine.answers import weakest
 from engine.conditional import Conditional, Mixture, Pattern, group_patterns
-from engine.kinds.program import Imputation, Rows, Score
+from engine.kinds.rows import Imputation, Rows, Score
 from engine.kinds.weights import effective_sample_size, log_mean_exp, normalise, resample
 
 Floats = NDArray[np.float64]

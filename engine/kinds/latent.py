@@ -22,7 +22,8 @@ from engine.answers import Encoding
 from engine.conditional import Mixture
 from engine.kinds.gaussian import ExactGaussian
 from engine.kinds.moments import Moments
-from engine.kinds.program import Floats, Imputation, Index, Program, Rows, Score
+from engine.kinds.program import Program
+from engine.kinds.rows import Floats, Imputation, Index, Rows, Score
 from engine.kinds.weights import clean, effective_sample_size, log_mean_exp, normalise, resample
 from engine.model import Model
 
@@ -43,8 +44,8 @@ class LatentProgram(Program):
         self._gaussian = ExactGaussian(gaussian, self.spec, budget) if gaussian else None
 
     def _encode(self, rows: Rows) -> Encoding:
-        if not rows.shown.all() and not self._takes("posterior", "shown"):
-            return super()._encode(rows)
+        if not self._takes("posterior", "shown"):
+            self.require_complete(rows)
         answer = self.call("posterior", self.feeds(rows))
         return Encoding(_floating(answer["mean"]), _floating(answer["log_scale"]) if "log_scale" in answer else None)
 

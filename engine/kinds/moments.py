@@ -37,7 +37,8 @@ class Moments:
         column = weights[:, None]
         self._first[named] += np.add.reduceat(column * (draws if expected is None else expected), starts)
         self._draws_first[named] += np.add.reduceat(column * draws, starts)
-        self._second[named] += np.add.reduceat(column * np.square(draws), starts)
+        with np.errstate(over="ignore"):
+            self._second[named] += np.add.reduceat(column * np.square(draws), starts)
         for cell, votes in zip(self._categorical, self._votes, strict=True):
             codes = np.clip(draws[:, cell], 0, votes.shape[1] - 1).astype(np.int64)
             np.add.at(votes, (rows, codes), weights)
@@ -52,4 +53,7 @@ class Moments:
 
     def std(self) -> Floats:
         """Return the deviation of the draws, ``(rows, cells)``."""
-        return np.sqrt(np.maximum(self._second - np.square(self._draws_first), 0.0))
+        with np.errstate(over="ignore", invalid="ignore"):
+            variance = self._second - np.square(self._draws_first)
+        # Values whose squares overflow leave nothing to tell.
+        return np.sqrt(np.maximum(np.where(np.isfinite(variance), variance, 0.0), 0.0))

@@ -8,7 +8,6 @@ may still differ in the last bits of a float, because the runtime's vector instr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,65 +17,9 @@ from contracts.artifact import AnswerKind, Verb
 from contracts.errors import Internal, InvalidInput, VerbUnsupported
 from engine import noise
 from engine.answers import Encoding, LogProb, Prediction, weakest
+from engine.kinds.rows import Floats, Imputation, Index, Mask, Rows, Score, check_labels, check_rows
 from engine.kinds.weights import clean, log_mean_exp
 from engine.model import Model
-
-Floats = NDArray[np.float64]
-Index = NDArray[np.int64]
-Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Checked rows: ``x`` (B, *row) with neutral values in hidden cells, ``shown`` (B, *row), labels ``y`` (B,)
-    or None, and the ``keys`` (B,) of their noise."""
-
-    x: NDArray[np.generic]
-    shown: Mask
-    y: Index | None
-    keys: noise.Keys
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def take(self, rows: Index) -> Rows:
-        return Rows(self.x[rows], self.shown[rows], None if self.y is None else self.y[rows], self.keys[rows])
-
-    @property
-    def hidden(self) -> Mask:
-        """Flattened mask ``(B, cells)``, True = hidden."""
-        flat: Mask = ~self.shown.reshape(len(self), -1)
-        return flat
-
-    @property
-    def cells(self) -> Floats:
-        """The features flattened, ``(B, cells)``."""
-        return self.x.reshape(len(self), -1).astype(np.float64)
-
-
-@dataclass(frozen=True)
-class Score:
-    """log p of rows, ``values`` (B,) nats, before it becomes an answer."""
-
-    values: Floats
-    kind: AnswerKind
-    samples: int | None = None
-    standard_error: Floats | None = None
-
-
-@dataclass(frozen=True)
-class Imputation:
-    """What a kind knows of hidden cells: ``mean`` and ``std`` (B, cells) in the data's own units, ``draws``
-    (B, draws, cells) not yet on the grid."""
-
-    mean: Floats
-    std: Floats
-    draws: Floats
-    kind: AnswerKind
-    effective_sample_size: Floats | None = None
-    samples: int | None = None
-    score: Score | None = None
-    """log p(shown cells), where it is a by-product."""
 
 
 class Program:
@@ -277,41 +220,12 @@ class Program:
             raise VerbUnsupported(reason)
 
     def rows(self, x: NDArray[np.generic], hidden: Mask | None, given: Index | None) -> Rows:
-        """Check ``x`` (B, *row), ``hidden`` of the same shape and labels; raises InvalidInput naming what is wrong."""
-        x = np.asarray(x)
-        if x.shape[1:] != self.spec.row_shape or x.ndim == 0:
-            raise InvalidInput(f"rows must have the shape {self.spec.row_shape}, got {x.shape[1:]}")
-        if len(x) == 0:
-            raise InvalidInput("at least one row is needed, got none")
-        if hidden is not None and (hidden.shape != x.shape or hidden.dtype != np.bool_):
-            raise InvalidInput(f"the mask of hidden cells must be boolean of the shape {x.shape}, got {hidden.shape}")
-        shown = np.ones(x.shape, dtype=bool) if hidden is None else ~hidden
-        if x.dtype != self.spec.dtype or (x.dtype.kind == "f" and not np.isfinite(x[shown]).all()):
-            self.spec.check(_as_numbers(x), hidden)
-        low, high = self.spec.bounds
-        neutral = np.clip(0.0, low, high).reshape(self.spec.row_shape)
-        filled = np.where(shown, x, neutral).astype(self.spec.dtype)
-        y = self.labels(given, len(x))
-        extra = (shown,) if y is None else (shown, y)
-        return Rows(filled, shown, y, noise.row_digests(filled, *extra))
+        """Check rows and their labels; raises InvalidInput naming what is wrong."""
+        return check_rows(self.spec, x, hidden, self.labels(given, len(x) if np.ndim(x) else 0))
 
     def labels(self, given: Index | None, rows: int) -> Index | None:
-        """Check the labels that a conditional model needs, ``(rows,)`` or one for all; None where it takes none."""
-        categories = self.manifest.condition
-        if categories is None:
-            if given is not None:
-                raise InvalidInput("this model takes no `given`: it was not trained on a condition")
-            return None
-        if given is None:
-            raise InvalidInput(
-                f"this model is conditional; say `given: {{label}}`, one of {', '.join(categories[:20])}"
-            )
-        codes = np.asarray(given)
-        if codes.dtype.kind not in "iu" or (codes.ndim and codes.shape != (rows,) and codes.shape != (1,)):
-            raise InvalidInput(f"`given` must hold one label code or one for each of the {rows} rows")
-        if codes.size and (codes.min() < 0 or codes.max() >= len(categories)):
-            raise InvalidInput(f"`given` must hold label codes in 0..{len(categories) - 1}")
-        return np.ascontiguousarray(np.broadcast_to(codes.astype(np.int64), (rows,)))
+        """Check the labels that a conditional model needs; None where it takes none."""
+        return check_labels(self.manifest.condition, given, rows)
 
     def call(
         self,
@@ -373,15 +287,15 @@ class Program:
             raise InvalidInput(f"samples must be at least 1, got {samples}")
         return samples
 
+    def require_complete(self, rows: Rows) -> None:
+        """Raise VerbUnsupported if a cell is hidden, where the model's encoder needs them all."""
+        if not rows.shown.all():
+            raise VerbUnsupported(
+                f"this {self.manifest.family} encodes complete rows only; fill the hidden cells first, say by predict"
+            )
+
     def _missing(self, verb: Verb) -> VerbUnsupported:
         return VerbUnsupported(f"{self.manifest.family} has no graph that answers {verb}")
-
-
-def _as_numbers(x: NDArray[np.generic]) -> Floats:
-    try:
-        return x.astype(np.float64)
-    except (TypeError, ValueError):
-        raise InvalidInput(f"rows must be numbers, got an array of {x.dtype}") from None
 
 
 def _or_zero(error: Floats | None) -> Floats | float:

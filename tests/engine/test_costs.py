@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.costs import CostGate
@@ -49,6 +49,7 @@ def test_a_gate_follows_costs_that_change():
     assert gate.seconds_per_row("k")[0] > 9
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10_000), max_size=50))
 def test_kinds_do_not_disturb_each_other(keys):
     gate = CostGate()

@@ -27,6 +27,7 @@ def test_philox_gives_the_published_answers(counter, key, expected):
     assert tuple(int(word) for word in philox(words, key)[:, 0]) == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(WORDS, WORDS, WORDS, WORDS), min_size=1, max_size=9), st.tuples(WORDS, WORDS))
 def test_philox_maps_each_counter_by_itself(counters, key):
     together = philox(np.array(counters, dtype=np.uint64).T, key)
@@ -34,7 +35,7 @@ def test_philox_maps_each_counter_by_itself(counters, key):
     np.testing.assert_array_equal(together.T, alone)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**63 - 1),
     keys=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40),
@@ -100,6 +101,7 @@ def test_narrowing_keeps_uniforms_below_one():
     assert cast(largest, "float64").tolist() == largest.tolist()
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(st.lists(st.integers(0, 255), min_size=11, max_size=11), min_size=1, max_size=20),
     data=st.data(),

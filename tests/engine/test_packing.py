@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from engine.packing import pack, unpack
 
 
+@settings(deadline=None)
 @given(data=st.data(), rows=st.integers(1, 5), fields=st.integers(1, 4))
 def test_rows_come_back_bit_for_bit_in_any_order(data, rows, fields):
     arrays = []

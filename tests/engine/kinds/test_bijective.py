@@ -191,3 +191,17 @@ def test_discrete_draws_outside_the_data_carry_no_weight(build):
     density = gaussian.pdf(np.stack((grid, np.full_like(grid, x[0, 1])), axis=1))
     truth = np.log(np.trapezoid(density, grid))
     assert abs(answer.values[0] - truth) < 5 * answer.standard_error[0] + 1e-3
+
+
+def test_encoding_needs_complete_rows(model):
+    hidden = np.array([[True, False, False, False]])
+    with pytest.raises(VerbUnsupported, match="complete rows"):
+        model.encode(np.zeros((1, 4)), hidden=hidden)
+
+
+def test_rows_outside_every_density_have_no_conditional(model, affine):
+    """Where p(shown) underflows to zero, log p(hidden | shown) is -inf and never NaN or +inf."""
+    x = np.full((1, 4), 1e200)
+    answer = model.predict(x, np.array([HIDDEN]), samples=20, score_inputs=True)
+    assert answer.log_prob[0] == -np.inf
+    assert np.isfinite(answer.effective_sample_size).all()

@@ -262,12 +262,22 @@ def test_a_hidden_category_is_answered_by_a_code(build):
         assert set(answer.draws[0, :, 1]) <= {0.0, 1.0, 2.0}
 
 
+def test_hidden_cells_do_not_touch_the_encoding(approximate, linear_gaussian):
+    x = rows(linear_gaussian, 2)
+    hidden = np.tile(HIDDEN, (2, 1))
+    first = approximate.encode(x, hidden=hidden).vectors
+    x[hidden] = np.nan
+    np.testing.assert_array_equal(approximate.encode(x, hidden=hidden).vectors, first)
+
+
 class TestRefusals:
     def test_wrong_rows(self, approximate):
         with pytest.raises(InvalidInput, match="shape"):
             approximate.encode(np.zeros((2, 3)))
         with pytest.raises(InvalidInput, match="at least one row"):
             approximate.encode(np.zeros((0, 4)))
+        with pytest.raises(InvalidInput, match="shape"):
+            approximate.encode(np.array(1.0))
         with pytest.raises(InvalidInput, match=r"inputs\[1\].c2"):
             approximate.encode(np.array([[0.0] * 4, [0, 0, np.nan, 0]]))
         with pytest.raises(InvalidInput, match="mask"):

@@ -1,7 +1,7 @@
 import itertools
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.data import Column, ColumnType, DataSpec
@@ -17,6 +17,7 @@ SPEC = DataSpec(
 )
 
 
+@settings(deadline=None)
 @given(cut=st.lists(st.integers(0, 60), max_size=5), seed=st.integers(0, 1000))
 def test_pieces_add_up_to_the_whole(cut, seed):
     rng = np.random.default_rng(seed)

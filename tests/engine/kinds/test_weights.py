@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.kinds.weights import clean, effective_sample_size, log_mean_exp, normalise, resample
@@ -7,6 +7,7 @@ from engine.kinds.weights import clean, effective_sample_size, log_mean_exp, nor
 LOGS = st.lists(st.floats(-700, 700), min_size=2, max_size=30)
 
 
+@settings(deadline=None)
 @given(LOGS)
 def test_log_mean_exp_lies_between_its_terms(logs):
     log_w = np.array([logs])
@@ -14,6 +15,7 @@ def test_log_mean_exp_lies_between_its_terms(logs):
     assert min(logs) - 1e-9 <= value <= max(logs) + 1e-9
 
 
+@settings(deadline=None)
 @given(LOGS)
 def test_effective_size_is_between_one_and_all(logs):
     weights = normalise(np.array([logs]))
