@@ -36,7 +36,7 @@ CONFIG = {"family": "autoencoder", "width": 16, "latents": 4, "depth": 1, "dropo
 STEPS, SEED = 1500, 5
 
 
-def eventually(look: Callable[[], T], what: str, seconds: float = 60) -> T:
+def eventually(look: Callable[[], T], what: str, seconds: float = 150, explain: Callable[[], str] | None = None) -> T:
     """Return the first truthy answer; fails saying ``what`` never came."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -44,7 +44,7 @@ def eventually(look: Callable[[], T], what: str, seconds: float = 60) -> T:
         if found:
             return found
         time.sleep(0.02)
-    raise AssertionError(f"{what}: not within {seconds} s")
+    raise AssertionError(f"{what}: not within {seconds} s\n{explain() if explain else ''}")
 
 
 class Stack:
@@ -146,10 +146,12 @@ class Stack:
             assert not now.status.ended, f"ended before it could be killed: {now.status} {now.error}"
             return self.child(attempt) if now.attempt == attempt and now.progress.step >= step else None
 
-        return eventually(past, f"attempt {attempt} comes past step {step}")
+        return eventually(
+            past, f"attempt {attempt} comes past step {step}", explain=lambda: f"{self.job(job)}\n{self.logs()}"
+        )
 
-    def ended(self, job: Job, seconds: float = 60) -> Job:
-        eventually(lambda: self.job(job).status.ended, f"job {job.id} ends\n{self.logs()}", seconds)
+    def ended(self, job: Job, seconds: float = 150) -> Job:
+        eventually(lambda: self.job(job).status.ended, f"job {job.id} ends", seconds, self.logs)
         return self.job(job)
 
     def published_once(self, job: Job) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from contracts.jobs import JobStatus
 from workers.app import ring
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 MOMENTS = random.Random()
 
