@@ -27,7 +27,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from contracts.data import DataProfile
 
-PROFILE_CHUNK_BYTES = 16 << 20
+PROFILE_CHUNK_BYTES = 4 << 20
 
 
 class ArrayWriter:
@@ -111,16 +111,17 @@ class Strings:
         return [bytes(self._bytes[begin:end]).decode() for begin, end in zip(begins, ends, strict=True)]
 
 
-def profile_rows(x: NDArray[Any], chosen: NDArray[np.bool_]) -> DataProfile:
-    """Mean, standard deviation, minimum and maximum per cell of the chosen rows, in one pass over ``x``.
+def profile_rows(path: Path, chosen: NDArray[np.bool_]) -> DataProfile:
+    """Mean, standard deviation, minimum and maximum per cell of the chosen rows, in one pass over ``x.npy``.
 
     Chunks are merged by the pairwise update of Chan, Golub and LeVeque (1979), which does not cancel.
     NaN cells (declared missing) are left out; a cell without any value has the profile 0, 0, 0, 0.
     """
+    x = np.load(path, mmap_mode="r")
     cells = int(np.prod(x.shape[1:], dtype=np.int64))
     count, mean, moment = np.zeros(cells), np.zeros(cells), np.zeros(cells)
     minimum, maximum = np.full(cells, np.inf), np.full(cells, -np.inf)
-    for chunk in _chunks(x, chosen, cells):
+    for chunk in _chunks(path, x, chosen, cells):
         known = ~np.isnan(chunk)
         n = known.sum(axis=0).astype(np.float64)
         total = count + n
@@ -163,9 +164,13 @@ def load_profile(path: Path) -> DataProfile:
         )
 
 
-def _chunks(x: NDArray[Any], chosen: NDArray[np.bool_], cells: int) -> Iterator[NDArray[np.float64]]:
+def _chunks(path: Path, x: NDArray[Any], chosen: NDArray[np.bool_], cells: int) -> Iterator[NDArray[np.float64]]:
+    """The chosen rows in pieces, read plainly: mapped pages would count as memory of the process."""
     rows = max(1, PROFILE_CHUNK_BYTES // (8 * max(cells, 1)))
-    for start in range(0, len(x), rows):
-        mask = chosen[start : start + rows]
-        if mask.any():
-            yield np.asarray(x[start : start + rows][mask], dtype=np.float64).reshape(-1, cells)
+    with path.open("rb") as file:
+        file.seek(path.stat().st_size - x.size * x.itemsize)
+        for start in range(0, len(x), rows):
+            mask = chosen[start : start + rows]
+            block = np.fromfile(file, dtype=x.dtype, count=len(mask) * cells).reshape(len(mask), cells)
+            if mask.any():
+                yield block[mask].astype(np.float64)

@@ -89,8 +89,10 @@ class ColumnScan:
             self._low = min(self._low, pc.min(days).as_py())
             self._high = max(self._high, pc.max(days).as_py())
         if self._distinct is not None:
-            self._distinct.update(pc.unique(present).to_pylist())
-            if len(self._distinct) > MOST_CATEGORIES:
+            unique = pc.unique(present)
+            if len(unique) <= MOST_CATEGORIES:
+                self._distinct.update(unique.to_pylist())
+            if max(len(unique), len(self._distinct)) > MOST_CATEGORIES:
                 self._distinct = None
 
     @property
@@ -112,7 +114,10 @@ class ColumnScan:
             ColumnType.INTEGER, ColumnType.REAL, ColumnType.BOOLEAN, ColumnType.DATE, ColumnType.TEXT
         ]  # fmt: skip
         fits: dict[ColumnType, Callable[[], bool]] = {
-            ColumnType.INTEGER: lambda: cast_or_none(present, pa.int64()) is not None,
+            # Arrow reads `0x1F` as an integer but not as a float: such cells are no numbers here.
+            ColumnType.INTEGER: lambda: all(
+                cast_or_none(present, kind) is not None for kind in (pa.int64(), pa.float64())
+            ),
             ColumnType.REAL: lambda: cast_or_none(present, pa.float64()) is not None,
             ColumnType.BOOLEAN: lambda: set(present.unique().to_pylist()) <= set(_BOOLEANS),
             ColumnType.DATE: lambda: _dates(present) is not None,

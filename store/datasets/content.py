@@ -73,8 +73,7 @@ def build(content: Content, folder: Path, *, min_rows: int, on_progress: OnProgr
     with ArrayWriter(folder / "split.npy", (), np.uint8) as writer:
         writer.append(codes)
     if spec.modality != "text":
-        x = np.load(folder / "x.npy", mmap_mode="r")
-        save_profile(folder / "profile.npz", profile_rows(x, codes == splits.TRAIN))
+        save_profile(folder / "profile.npz", profile_rows(folder / "x.npy", codes == splits.TRAIN))
     (folder / "spec.json").write_text(spec.model_dump_json())
     counts = np.bincount(codes, minlength=len(splits.PARTS))
     return Built(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,18 @@ def settings(tmp_path: Path) -> StoreSettings:
     return StoreSettings(home=tmp_path / "home", lease_seconds=30, min_rows=3)
 
 
+@pytest.fixture(scope="session")
+def empty_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy: migrating for each test would take most of the tests' time."""
+    home = tmp_path_factory.mktemp("empty")
+    Store.open(StoreSettings(home=home), migrate=True).close()
+    return home / "catalogue.sqlite"
+
+
 @pytest.fixture
-def store(settings: StoreSettings) -> Iterator[Store]:
+def store(settings: StoreSettings, empty_catalogue: Path) -> Iterator[Store]:
+    settings.home.mkdir()
+    shutil.copy(empty_catalogue, settings.home)
     with Store.open(settings, migrate=True) as opened:
         yield opened
 

@@ -14,7 +14,7 @@ from store.datasets import splits
 from store.datasets.tables import SplitBy
 
 DELIMITERS = (",", "\t", ";", "|")
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 2 << 20
 SNIFFED_BYTES = 1 << 20
 # Cells that stand for "no value"; matched after the surrounding blanks are gone.
 EMPTY_CELLS = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "?")

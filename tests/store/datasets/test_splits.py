@@ -26,7 +26,6 @@ def test_shares() -> None:
     hnp.arrays(
         np.float64, st.tuples(st.integers(4, 30), st.integers(1, 5)), elements=st.sampled_from([0.0, -0.0, 1.0, 2.5])
     ),
-    st.randoms(use_true_random=False),
 )
 def test_equal_rows_share_a_part_in_any_order(x: np.ndarray) -> None:
     if len(np.unique(x, axis=0)) < 3:

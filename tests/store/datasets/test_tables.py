@@ -55,7 +55,7 @@ def test_a_csv_without_a_header(ingest: Ingest) -> None:
     assert [column.name for column in reader.spec.columns] == ["x0", "x1"]
     assert reader.count() == 20
     assert ingest(lines(20, lambda i: f"a{i % 9};b{i % 5}"), header=False).count() == 20
-    assert ingest(lines(20, lambda i: f"{i};{i}"), header=True).count() == 19
+    assert ingest(lines(20, lambda i: f"{i};{-i - 1}"), header=True).count() == 19
 
 
 def test_headers_that_libraries_write(ingest: Ingest) -> None:
