@@ -58,7 +58,7 @@ class Blobs:
             # A plain-http endpoint has to be allowed by name; AWS_ENDPOINT_URL decides which is meant.
             plain = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")).startswith("http://")
             if url.startswith("s3"):
-                patience = {"max_retries": retries, "retry_timeout": timedelta(seconds=20)}
+                patience: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=20)}
                 self._store = from_url(url, client_options={"allow_http": plain}, retry_config=patience)
             else:
                 self._store = from_url(url)
@@ -95,7 +95,7 @@ class Blobs:
             return
         target = self.local(prefix)
         if target is not None:
-            _move_folder(folder, target)
+            _move_folder(folder, target, last)
             return
         names = sorted(path.name for path in folder.iterdir() if path.name != last)
         try:
@@ -195,15 +195,17 @@ def _checked(key: str) -> str:
     return key
 
 
-def _move_folder(folder: Path, target: Path) -> None:
+def _move_folder(folder: Path, target: Path, last: str) -> None:
     """Rename a folder into place; across filesystems copy it beside the target first."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         folder.rename(target)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            # Another process was first with the same content, or a crash left half a folder of older times.
-            shutil.rmtree(target)
+            if (target / last).exists():  # another process was first with the same content
+                shutil.rmtree(folder)
+                return
+            shutil.rmtree(target)  # half a folder that a crash left
             folder.rename(target)
             return
         if error.errno != errno.EXDEV:
