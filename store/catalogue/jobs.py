@@ -103,6 +103,17 @@ class Jobs:
                 query = query.where(jobs.c.sequence < _row(connection, after).sequence)
             return [_job(row) for row in connection.execute(query)]
 
+    def count_jobs(self) -> dict[tuple[JobKind, JobStatus], tuple[int, int]]:
+        """How many jobs there are of each kind and status, and how often they were claimed in all."""
+        query = sa.select(jobs.c.kind, jobs.c.status, sa.func.count(), sa.func.sum(jobs.c.attempt)).group_by(
+            jobs.c.kind, jobs.c.status
+        )
+        with self._database.read() as connection:
+            return {
+                (JobKind(kind), JobStatus(status)): (int(count), int(attempts))
+                for kind, status, count, attempts in connection.execute(query)
+            }
+
     def claim_job(self, job_id: str, worker: str) -> Claim | None:
         """Take a queued job, or a running one whose lease ran out; None where it is not to be had.
 

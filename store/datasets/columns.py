@@ -1,4 +1,4 @@
-"""What a column holds: looked over once in chunks (`ColumnScan`), then encoded (`Encoder`).
+"""What a column holds: looked over once, chunk by chunk.
 
 Cells of a text format are text, and a type is tried on all of them: integer, real, boolean, date, else a
 category (few different values) or text. Typed formats (Parquet, NPY) keep their types.
@@ -8,44 +8,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from contracts.data import Column, ColumnType, Role
-from contracts.errors import FieldProblem, InvalidInput
+from contracts.errors import InvalidInput
 from store.datasets import splits
+from store.datasets.cells import (
+    LARGEST_WHOLE,
+    arrow_type,
+    bad_cell,
+    cast_or_none,
+    category_name,
+    floats,
+    name_by_value,
+    plain,
+    to_days,
+)
 from store.datasets.overrides import MOST_CATEGORIES, ColumnOverride
 
 # Strings with more different values than this, or than this share of the rows, are text and not a category.
 CATEGORY_VALUES = 1000
 CATEGORY_SHARE = 0.5
 LARGEST_NUMBER = 1e100  # beyond it a variance has no float64
-LARGEST_WHOLE = 2**53  # beyond it float64 does not hold every integer
 
 LABEL_NAMES = ("label", "labels", "class")
 CAPTION_NAMES = ("caption", "captions")
 ID_NAMES = re.compile(r"(row_?|example_?)?(id|index|uuid|key)", re.IGNORECASE)
 _BOOLEANS = ("true", "false", "True", "False", "TRUE", "FALSE")
-
-
-def bad_cell(row: int, name: str, what: str) -> InvalidInput:
-    """An error that names the row (counted from 0 in the location, from 1 in words) and the column."""
-    message = f"row {row + 1}, column {name!r} {what}"
-    return InvalidInput(message, errors=[FieldProblem(location=f"rows[{row}].{name}", message=message)])
-
-
-def cast_or_none(array: Any, kind: Any) -> Any:
-    """The array as another Arrow type, or None where some cell has no such value."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    try:
-        return pc.cast(array, kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return None
 
 
 class ColumnScan:
@@ -85,7 +76,7 @@ class ColumnScan:
         if kind in (ColumnType.REAL, ColumnType.INTEGER):
             self._bound(array, present, start)
         elif kind is ColumnType.DATE:
-            days = pc.cast(_dates(present), pa.int32())
+            days = pc.cast(to_days(present), pa.int32())
             self._low = min(self._low, pc.min(days).as_py())
             self._high = max(self._high, pc.max(days).as_py())
         if self._distinct is not None:
@@ -108,7 +99,7 @@ class ColumnScan:
         import pyarrow as pa
 
         if not self._textual:
-            self._candidates = [_typed(present.type, self.name)]
+            self._candidates = [arrow_type(present.type, self.name)]
             return
         candidates = self._candidates or [
             ColumnType.INTEGER, ColumnType.REAL, ColumnType.BOOLEAN, ColumnType.DATE, ColumnType.TEXT
@@ -120,7 +111,7 @@ class ColumnScan:
             ),
             ColumnType.REAL: lambda: cast_or_none(present, pa.float64()) is not None,
             ColumnType.BOOLEAN: lambda: set(present.unique().to_pylist()) <= set(_BOOLEANS),
-            ColumnType.DATE: lambda: _dates(present) is not None,
+            ColumnType.DATE: lambda: to_days(present) is not None,
             ColumnType.TEXT: lambda: True,
         }
         while not fits[candidates[0]]():
@@ -128,10 +119,10 @@ class ColumnScan:
         self._candidates = candidates
 
     def _bound(self, array: Any, present: Any, start: int) -> None:
-        values = _floats(present)
+        values = floats(present)
         finite = np.isfinite(values)
         if not finite.all() and self._first_infinite is None:
-            self._first_infinite = start + int(np.flatnonzero(np.isinf(_floats(array)))[0])
+            self._first_infinite = start + int(np.flatnonzero(np.isinf(floats(array)))[0])
         if finite.any():
             self._low = min(self._low, float(values[finite].min()))
             self._high = max(self._high, float(values[finite].max()))
@@ -211,7 +202,7 @@ class ColumnScan:
     def _boolean(self) -> bool:
         if self.type is ColumnType.BOOLEAN:
             return True
-        return self._distinct is not None and {_name(value) for value in self._distinct} <= {"0", "1"}
+        return self._distinct is not None and {category_name(value) for value in self._distinct} <= {"0", "1"}
 
     def role(self) -> Role:
         """The role that the name suggests, where the values can play it."""
@@ -238,177 +229,11 @@ class ColumnScan:
                 "give it another type or role, or drop it"
             )
         numeric = self.type in (ColumnType.INTEGER, ColumnType.REAL)
-        names = {_by_value(value) if numeric and isinstance(value, str) else _name(value) for value in self._distinct}
+        names = {
+            name_by_value(value) if numeric and isinstance(value, str) else category_name(value)
+            for value in self._distinct
+        }
         try:
             return tuple(sorted(names, key=lambda name: (float(name), name)))
         except ValueError:
             return tuple(sorted(names))
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """Turns a column's cells into what is stored: floats, codes or strings."""
-
-    column: Column
-
-    def numbers(self, array: Any, start: int) -> NDArray[np.float64]:
-        """Features as float64, NaN where empty."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        array = plain(array, self.column.name)
-        kind = self.column.type
-        if kind is ColumnType.CATEGORICAL:
-            codes = self.codes(array, start).astype(np.float64)
-            codes[codes < 0] = np.nan
-            return codes
-        if kind is ColumnType.BOOLEAN and _is_string(array.type):
-            array = pc.cast(pc.utf8_lower(array), pa.bool_())
-        if kind is ColumnType.BOOLEAN:
-            array = pc.cast(array, pa.float64()) if not pa.types.is_boolean(array.type) else pc.cast(array, pa.uint8())
-        elif kind is ColumnType.DATE:
-            array = pc.cast(_dates(array), pa.int32())
-        return _floats(array)
-
-    def codes(self, array: Any, start: int) -> NDArray[np.int64]:
-        """Codes into the categories, -1 where empty; a value that is no category is an error."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        strings = self.strings_or_null(array)
-        found = pc.index_in(strings, value_set=pa.array(list(self.column.categories or ()), pa.string()))
-        unknown = pc.and_(pc.is_null(found), pc.is_valid(strings)).to_numpy(zero_copy_only=False)
-        if unknown.any():
-            row = int(np.flatnonzero(unknown)[0])
-            raise bad_cell(
-                start + row, self.column.name, f"is {strings[row].as_py()!r}, which is none of its categories"
-            )
-        return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
-
-    def strings(self, array: Any) -> list[str]:
-        """Cells as strings, "" where empty."""
-        import pyarrow.compute as pc
-
-        return list(pc.fill_null(self.strings_or_null(array), "").to_pylist())
-
-    def strings_or_null(self, array: Any) -> Any:
-        """Cells as Arrow strings, named as `ColumnScan.categories` names them."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        array = plain(array, self.column.name)
-        if _is_string(array.type):
-            if self.column.categories is not None and array.null_count < len(array):
-                return _canonical(array, self.column.categories)
-            return pc.cast(array, pa.string())
-        unique = array.dictionary_encode()
-        names = pa.array(
-            [None if value is None else _name(value) for value in unique.dictionary.to_pylist()], pa.string()
-        )
-        return pc.take(names, unique.indices)
-
-    def parts(self, array: Any, start: int) -> NDArray[np.uint8]:
-        """Part codes of a split column, `OPEN` where empty."""
-        codes = []
-        for row, name in enumerate(self.strings(array)):
-            code = splits.OPEN if not name else splits.part_code(name)
-            if code is None:
-                raise bad_cell(start + row, self.column.name, f"is {name!r}; use train, valid or test")
-            codes.append(code)
-        return np.array(codes, dtype=np.uint8)
-
-
-def plain(array: Any, name: str) -> Any:
-    """Unpack chunked and dictionary arrays, put times and decimals on simple types, refuse nested ones."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    kind = array.type
-    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        raise InvalidInput(f"column {name!r} holds {kind} values, which are not read; drop it")
-    if pa.types.is_decimal(kind) or pa.types.is_float16(kind) or pa.types.is_float32(kind):
-        return pc.cast(array, pa.float64(), safe=False)
-    if pa.types.is_timestamp(kind) or pa.types.is_date64(kind):
-        return pc.cast(array, pa.date32(), safe=False)
-    if pa.types.is_uint64(kind):
-        converted = cast_or_none(array, pa.int64())
-        if converted is None:
-            raise InvalidInput(f"column {name!r} holds integers beyond ±2**53; drop it")
-        return converted
-    return array
-
-
-def _canonical(array: Any, categories: tuple[str, ...]) -> Any:
-    """Strings as they are; the text of a boolean or number is matched by value where it is no category itself."""
-    import pyarrow as pa
-
-    known = set(categories)
-    encoded = array.dictionary_encode()
-    names = [
-        None if value is None else value if value in known else _by_value(value)
-        for value in encoded.dictionary.to_pylist()
-    ]
-    return pa.array(names, pa.string()).take(encoded.indices)
-
-
-def _by_value(text: str) -> str:
-    try:
-        return _name(float(text))
-    except ValueError:
-        return text
-
-
-def _name(value: Any) -> str:
-    """A value as a category's name: 3 and 3.0 are `3`."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < LARGEST_WHOLE:
-        return str(int(value))
-    return str(value)
-
-
-def _typed(kind: Any, name: str) -> ColumnType:
-    import pyarrow as pa
-
-    if pa.types.is_boolean(kind):
-        return ColumnType.BOOLEAN
-    if pa.types.is_integer(kind):
-        return ColumnType.INTEGER
-    if pa.types.is_floating(kind):
-        return ColumnType.REAL
-    if pa.types.is_date(kind):
-        return ColumnType.DATE
-    if _is_string(kind):
-        return ColumnType.TEXT
-    raise InvalidInput(f"column {name!r} holds {kind} values, which are not read; drop it")
-
-
-def _floats(array: Any) -> NDArray[np.float64]:
-    """Numbers as float64, NaN where empty."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    return np.asarray(pc.cast(array, pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
-
-
-def _is_string(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _dates(array: Any) -> Any:
-    """Days; ISO texts, with or without a time of day (which is left out); None where some cell is no date."""
-    import pyarrow as pa
-
-    if not _is_string(array.type):
-        return array
-    days = cast_or_none(array, pa.date32())
-    if days is not None:
-        return days
-    moments = cast_or_none(array, pa.timestamp("us"))
-    return None if moments is None else moments.cast(pa.date32(), safe=False)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from contracts.data import Column, DataSpec, ImageShape, Role
 from contracts.errors import FieldProblem, InvalidInput, TooLarge
 from store.datasets import splits
-from store.datasets.columns import ColumnScan, Encoder
+from store.datasets.columns import ColumnScan
 from store.datasets.content import Chunk, Content
+from store.datasets.encoding import Encoder
 from store.datasets.named_arrays import Group, arrow
 from store.datasets.overrides import ImageOverride, Overrides
 from store.datasets.tables import SplitBy

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from contracts.data import Column, ColumnType, DataSpec, Role
 from contracts.errors import InvalidInput
-from store.datasets.columns import ColumnScan, Encoder
+from store.datasets.columns import ColumnScan
 from store.datasets.content import Chunk, Content
+from store.datasets.encoding import Encoder
 from store.datasets.overrides import Overrides
 
 MOST_COLUMNS = 20_000

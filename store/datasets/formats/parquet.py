@@ -8,8 +8,9 @@ from typing import Any
 from contracts.data import Role
 from contracts.errors import InvalidInput, LatentserveError, TooLarge
 from store.datasets import splits, tables
-from store.datasets.columns import CAPTION_NAMES, ID_NAMES, LABEL_NAMES, Encoder
+from store.datasets.columns import CAPTION_NAMES, ID_NAMES, LABEL_NAMES
 from store.datasets.content import Content
+from store.datasets.encoding import Encoder
 from store.datasets.overrides import Overrides
 from store.datasets.uploads import Piece
 from store.settings import StoreSettings
