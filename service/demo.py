@@ -7,6 +7,7 @@ every verb over HTTP, prints what came back and writes pictures to ``demo-output
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from service.cli.client import Client, Json, ServiceError
 from service.cli.datasets import upload
@@ -57,14 +59,13 @@ def main() -> int:
     except (ServiceError, DemoError) as error:
         console.print(f"[red]the demonstration failed:[/] {error}", soft_wrap=True)
         return 1
-    console.print(f"\nDone in {time.monotonic() - started:.0f} s; everything that was started has been ended.")
-    console.print(
+    say(f"\nDone in {time.monotonic() - started:.0f} s; everything that was started has been ended.")
+    say(
         "Go on:\n"
         "  make run                                 start the service and keep it up (.venv/bin/latentserve up)\n"
         "  .venv/bin/latentserve --help             upload your own data, train, ask\n"
         "  README.md                                every verb by curl, what the numbers mean\n"
-        f"  {OUTPUT}/                             the pictures of this run",
-        markup=False,
+        f"  {OUTPUT}/                             the pictures of this run"
     )
     return 0
 
@@ -181,10 +182,8 @@ def show_anomalies(client: Client, images: NDArray[np.uint8], labels: NDArray[np
     answer = client.post("/log_prob", {"model": "digits-flow", "inputs": tensor(images)})
     values = np.array([-np.inf if value is None else value for value in answer["log_prob"]])
     lowest = np.argsort(values)[:5]
-    console.print(
-        f"\nThe five strangest of {len(images)} digits by /log_prob of {answer['model']}, in {answer['unit']}:"
-    )
-    console.print(beside([draw(images[index]) for index in lowest]), markup=False)
+    say(f"\nThe five strangest of {len(images)} digits by /log_prob of {answer['model']}, in {answer['unit']}:")
+    say(beside([draw(images[index]) for index in lowest], console.width))
     print_table(("row", "label", "log_prob"), ((int(i), int(labels[i]), float(values[i])) for i in lowest))
 
 
@@ -225,21 +224,22 @@ def show_vectors(client: Client, images: NDArray[np.uint8], labels: NDArray[np.i
     )
     console.print()
     print_table(
-        ("digit", "its nearest neighbours are", "cosine"),
+        ("digit", "its nearest neighbours are", "cosine, from", "to"),
         (
-            (int(labels[row]), [int(labels[3 + index]) for index in indices], [float(score) for score in scores])
+            (int(labels[row]), [int(labels[3 + index]) for index in indices], float(scores[0]), float(scores[-1]))
             for row, (indices, scores) in enumerate(zip(found["indices"], found["scores"], strict=True))
         ),
-        title=f"Nearest neighbours by /similarity of {found['model']}, cosine, among {len(images) - 3} others",
+        title=f"Nearest neighbours by /similarity of {found['model']} among {len(images) - 3} others",
     )
     encoded = client.post("/encode", {"model": "digits-vae", "inputs": tensor(query)})
     decoded = client.post("/decode", {"model": "digits-vae", "vectors": encoded["vectors"], "space": encoded["space"]})
-    console.print(
+    say(
         f"\n/encode gives {len(encoded['vectors'][0])} numbers per digit in space {encoded['space'][:12]}…; "
         "/decode brings them back (above the digits, below what came back):"
     )
-    console.print(beside([draw(each) for each in query]), markup=False)
-    console.print(beside([draw(as_picture(each)) for each in decoded["rows"]]), markup=False)
+    say(beside([draw(each) for each in query], console.width))
+    say("")
+    say(beside([draw(as_picture(each)) for each in decoded["rows"]], console.width))
 
 
 def show_samples(client: Client) -> None:
@@ -250,9 +250,15 @@ def show_samples(client: Client) -> None:
             "/sample", {"model": f"digits-{family}", "n": 100, "seed": 7}, accept="image/png"
         )
         file = OUTPUT / f"samples-{family}.png"
-        file.write_bytes(picture)
+        enlarge(picture).save(file)
         written.append(str(file))
-    console.print(f"\n/sample wrote pictures of 100 new digits each: {', '.join(written)}")
+    say(f"\n/sample wrote pictures of 100 new digits each: {', '.join(written)}")
+
+
+def enlarge(picture: bytes, times: int = 6) -> Image.Image:
+    """The picture with every pixel made a square: eight pixels a side are hard to see."""
+    opened = Image.open(io.BytesIO(picture))
+    return opened.resize((times * opened.width, times * opened.height), Image.Resampling.NEAREST)
 
 
 def as_picture(row: Any) -> NDArray[np.float64]:
@@ -268,9 +274,18 @@ def draw(image: NDArray[np.generic], levels: int = 17) -> list[str]:
     return ["".join(SHADES[shade] * 2 for shade in line) for line in shades]
 
 
-def beside(pictures: list[list[str]]) -> str:
-    """Pictures next to each other, framed at the sides."""
-    return "\n".join("  ".join(f"|{line}|" for line in lines) for lines in zip(*pictures, strict=True))
+def beside(pictures: list[list[str]], width: int = 200) -> str:
+    """Pictures next to each other, framed at the sides; what is over ``width`` columns goes below."""
+    per_line = max(1, (width + 2) // (len(pictures[0][0]) + 4))
+    groups = [pictures[start : start + per_line] for start in range(0, len(pictures), per_line)]
+    return "\n\n".join(
+        "\n".join("  ".join(f"|{line}|" for line in lines) for lines in zip(*group, strict=True)) for group in groups
+    )
+
+
+def say(text: str) -> None:
+    """Print a line as it is: the terminal breaks it, not we."""
+    console.print(text, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,9 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
     """Print a table; numbers are aligned to the right."""
     rows = [list(row) for row in rows]
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    if title is not None:
+        console.print(title, markup=False, soft_wrap=True)
+    table = Table(header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float) or row[index] is None for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")

@@ -92,3 +92,4 @@ def test_an_interrupt_ends_everything(tmp_path: Path, number: signal.Signals) ->
 def test_pictures_are_drawn_in_characters() -> None:
     assert demo.draw(np.array([[0, 16], [8, 4]])) == ["  @@", "==::"]
     assert demo.beside([["ab"], ["cd"]]) == "|ab|  |cd|"
+    assert demo.beside([["ab"], ["cd"], ["ef"]], width=10) == "|ab|  |cd|\n\n|ef|"
