@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from contracts.artifact import AnswerKind, Kind, TensorSpec, Tolerance, Verb, VerbSpec
 from contracts.data import DataProfile, DataSpec
+from contracts.errors import InvalidInput
 from contracts.families import FamilyConfig
 
 ConfigT = TypeVar("ConfigT", bound=FamilyConfig)
@@ -33,6 +34,21 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+def first_rows(batches: Iterable[Batch], rows: int) -> Batch:
+    """Return at most ``rows`` leading rows as one batch. Raises InvalidInput if there are none."""
+    taken: list[Batch] = []
+    count = 0
+    for batch in batches:
+        taken.append(batch)
+        count += len(batch)
+        if count >= rows:
+            break
+    if not count:
+        raise InvalidInput("there are no train rows")
+    labels = [batch.y for batch in taken if batch.y is not None]
+    return Batch(torch.cat([batch.x for batch in taken])[:rows], torch.cat(labels)[:rows] if labels else None)
 
 
 class Noise:

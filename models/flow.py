@@ -34,7 +34,7 @@ from contracts.artifact import AnswerKind, Kind, TensorSpec, Tolerance, Verb, Ve
 from contracts.data import Column, ColumnType, DataProfile, DataSpec, ImageShape, Role
 from contracts.errors import InvalidInput
 from contracts.families import FamilyConfig, FlowConfig
-from models.family import Batch, Family, Graph, LossStage, Noise, Stage, Terms, Tiny, refused, supported
+from models.family import Batch, Family, Graph, LossStage, Noise, Stage, Terms, Tiny, first_rows, refused, supported
 from models.layers.actnorm import ActNorm
 from models.layers.bijection import Bijection
 from models.layers.coupling import ConvConditioner, Coupling, Diagonal, MLPConditioner, Permutation
@@ -54,7 +54,7 @@ class _Train(LossStage):
 
     def start(self, batches: Iterable[Batch]) -> None:
         # A convolution's channel sees many positions of each image, so fewer images do.
-        self.module.initialise(_first_rows(batches, 256 if self.module.multiscale else 2048))
+        self.module.initialise(first_rows(batches, 256 if self.module.multiscale else 2048))
 
     def loss(self, batch: Batch, noise: Noise, progress: float) -> Terms:
         nats = -self.module.log_prob(batch, noise).mean()
@@ -64,22 +64,7 @@ class _Train(LossStage):
         return -self.module.log_prob(batch, noise)
 
     def finish(self, batches: Iterable[Batch]) -> None:
-        self.module.fit_proposal(_first_rows(batches, 10_000 if self.module.spec.cells <= 256 else 3_000))
-
-
-def _first_rows(batches: Iterable[Batch], rows: int) -> Batch:
-    """At most ``rows`` leading rows as one batch."""
-    taken: list[Batch] = []
-    count = 0
-    for batch in batches:
-        taken.append(batch)
-        count += len(batch)
-        if count >= rows:
-            break
-    if not taken:
-        raise InvalidInput("there are no train rows")
-    labels = [batch.y for batch in taken if batch.y is not None]
-    return Batch(torch.cat([batch.x for batch in taken])[:rows], torch.cat(labels)[:rows] if labels else None)
+        self.module.fit_proposal(first_rows(batches, 10_000 if self.module.spec.cells <= 256 else 3_000))
 
 
 class Flow(Family[FlowConfig]):

@@ -32,29 +32,8 @@ from contracts.errors import InvalidInput
 from contracts.families import FamilyConfig, PCAConfig
 from models.family import Batch, Family, FitStage, Graph, Stage, Tiny, supported
 from models.layers.gaussian import normal_quantile
+from models.layers.moments import Moments
 from models.layers.preprocessing import BIN_VARIANCE, Dequantise
-
-
-class Moments:
-    """Count, mean and scatter of rows in one pass, merged by Chan, Golub & LeVeque (1983)."""
-
-    def __init__(self, cells: int) -> None:
-        self.rows = 0
-        self.mean = torch.zeros(cells, dtype=torch.float64)
-        self.scatter = torch.zeros(cells, cells, dtype=torch.float64)
-
-    def add(self, x: Tensor) -> None:
-        """Take in rows ``x`` ``(B, D)`` float64."""
-        rows = len(x)
-        if rows == 0:
-            return
-        mean = x.mean(0)
-        centred, shift = x - mean, mean - self.mean
-        total = self.rows + rows
-        self.scatter += centred.T @ centred
-        self.scatter += torch.outer(shift, shift) * (self.rows * rows / total)
-        self.mean = self.mean + shift * (rows / total)
-        self.rows = total
 
 
 class _Fit(FitStage):

@@ -14,7 +14,8 @@ from contracts.errors import InvalidInput
 from contracts.families import PCAConfig
 from models import build
 from models.family import Batch
-from models.pca import PCA, Moments, likelihood_by_components
+from models.layers.moments import Moments
+from models.pca import PCA, likelihood_by_components
 
 
 def real(count: int) -> DataSpec:
