@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 
 from contracts.errors import LatentserveError
@@ -13,6 +16,20 @@ from service.app import create_app
 from service.settings import GatewaySettings
 
 SHUTDOWN_SECONDS = 5
+
+
+class _Server(uvicorn.Server):
+    """uvicorn waits for open streams before it ends the application, so they are told to end first."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._service = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        gateway = getattr(self._service.state, "gateway", None)
+        if gateway is not None:
+            gateway.closing.set()
+        super().handle_exit(sig, frame)
 
 
 def main() -> int:
@@ -27,8 +44,9 @@ def main() -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -39,8 +57,11 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal again once it has shut down; that is a good end, not a death by signal.
+        signal.signal(number, lambda *_: sys.exit(0))
     try:
-        uvicorn.Server(config).run()
+        _Server(config, app).run()
     except LatentserveError as error:
         print(f"{error.title}: {error.detail}", file=sys.stderr)
         return 1

@@ -19,7 +19,6 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from contracts.jobs import JobStatus
 from engine.pool import ModelPool
 from service.execution import Execution
 from store.catalogue import Catalogue
@@ -29,7 +28,6 @@ log = logging.getLogger("latentserve.metrics")
 PREFIX = "latentserve"
 LABELS = ("model", "version", "op", "status")
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-JOBS_SHOWN = 200
 
 
 class Metrics:
@@ -134,7 +132,7 @@ class _Engine(Collector):
 
 
 class _Jobs(Collector):
-    """Attempts of the newest jobs, jobs under way and the age of heartbeats, as the catalogue says."""
+    """Jobs, their attempts and the age of heartbeats, as the catalogue says; left out where it is away."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
@@ -144,25 +142,24 @@ class _Jobs(Collector):
 
     def collect(self) -> Iterator[Metric]:
         try:
-            jobs = self._catalogue.list_jobs(limit=JOBS_SHOWN)
+            jobs = self._catalogue.count_jobs()
             workers = self._catalogue.live_workers(within_seconds=3600)
         except Exception as error:  # a page without them is better than none
             log.warning("metrics without jobs: %s", error)
             return
-        attempts = CounterMetricFamily(
-            f"{PREFIX}_job_attempts", f"Claims of the newest {JOBS_SHOWN} jobs.", labels=("kind",)
-        )
-        states = GaugeMetricFamily(f"{PREFIX}_jobs", f"The newest {JOBS_SHOWN} jobs.", labels=("kind", "status"))
+        states = GaugeMetricFamily(f"{PREFIX}_jobs", "Jobs by how they are.", labels=("kind", "status"))
+        attempts = CounterMetricFamily(f"{PREFIX}_job_attempts", "Claims of jobs.", labels=("kind",))
         ages = GaugeMetricFamily(
             f"{PREFIX}_job_heartbeat_age_seconds", "Since a worker's last heartbeat.", labels=("worker", "queues")
         )
-        for kind in sorted({job.kind for job in jobs}):
-            of_kind = [job for job in jobs if job.kind is kind]
-            attempts.add_metric((kind,), sum(job.attempt for job in of_kind))
-            for status in JobStatus:
-                states.add_metric((kind, status), sum(job.status is status for job in of_kind))
+        claims: dict[str, int] = {}
+        for (kind, status), (count, claimed) in jobs.items():
+            states.add_metric((kind, status), count)
+            claims[kind] = claims.get(kind, 0) + claimed
+        for name, total in claims.items():
+            attempts.add_metric((name,), total)
         now = datetime.now(UTC)
         for worker in workers:
             age = max(0.0, (now - worker.seen_at).total_seconds())
             ages.add_metric((worker.name, ",".join(worker.queues)), age)
-        yield from (attempts, states, ages)
+        yield from (states, attempts, ages)

@@ -37,8 +37,10 @@ class ValkeyPair:
 def valkey_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyPair]:
     """A queue (noeviction) and a cache (allkeys-lru), neither persistent."""
     folder = tmp_path_factory.mktemp("valkey")
-    queue = ValkeyServer(data_dir=folder / "queue", maxmemory_policy="noeviction", save="")
-    cache = ValkeyServer(data_dir=folder / "cache", maxmemory="64mb", maxmemory_policy="allkeys-lru", save="")
+    queue = ValkeyServer(data_dir=folder / "queue", config={"maxmemory-policy": "noeviction", "save": ""})
+    cache = ValkeyServer(
+        data_dir=folder / "cache", config={"maxmemory": "64mb", "maxmemory-policy": "allkeys-lru", "save": ""}
+    )
     queue.start()
     try:
         cache.start()

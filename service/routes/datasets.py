@@ -88,11 +88,9 @@ def _queue_ingest(gateway: Gateway, upload: Upload, name: str, spec: dict[str, A
     prefix = f"uploads/{uuid.uuid4().hex}"
     blobs = gateway.store.blobs
     try:
-        files = []
-        for index, file in enumerate(upload.files):
-            blobs.put(f"{prefix}/{index}", file.path)
-            file.path.unlink()
-            files.append((file.filename, f"{prefix}/{index}"))
+        # Moved, not copied, where scratch and store are one disk.
+        blobs.adopt(prefix, upload.folder, last=upload.files[0].path.name)
+        files = [(file.filename, f"{prefix}/{file.path.name}") for file in upload.files]
         request = IngestRequest(name=name, files=files, overrides=spec)
         job, _ = gateway.store.catalogue.insert_job(JobKind.INGEST, request.model_dump(mode="json"))
     except BaseException:
