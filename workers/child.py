@@ -12,7 +12,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from contracts.errors import LatentserveError
+from pydantic import ValidationError
+
+from contracts.errors import FieldProblem, InvalidInput, LatentserveError
 from contracts.jobs import JobKind
 from store import Store
 from store.catalogue import Claim
@@ -47,6 +49,12 @@ def main(argv: list[str] | None = None) -> int:
             done = _work(job.kind)(store, settings, claim, sender)
             if done is not None:
                 sender.done(done)
+    except ValidationError as error:
+        traceback.print_exc()
+        places = [FieldProblem(location=".".join(map(str, e["loc"])), message=e["msg"]) for e in error.errors()]
+        where = f"{places[0].location}: {places[0].message}"
+        sender.failed(InvalidInput(f"the job's request cannot be read: {where}", errors=places), final=True)
+        return 3
     except LatentserveError as error:
         traceback.print_exc()
         sender.failed(error, final=error.status < 500 or error.code in FINAL_CODES)

@@ -50,6 +50,8 @@ def eventually(look: Callable[[], T], what: str, seconds: float = 150, explain: 
 class Stack:
     """The processes of one test."""
 
+    eventually = staticmethod(eventually)
+
     def __init__(self, folder: Path) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

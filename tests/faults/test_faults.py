@@ -43,7 +43,7 @@ def test_child_killed_twice(stack: Any, undisturbed: dict[str, Tensor]) -> None:
     ended = stack.job(job)
     assert ended.attempt == 3
     assert "resumed" in [event.type for event in stack.store.catalogue.events(job.id)]
-    assert not (stack.settings.scratch / "jobs" / job.id).exists()
+    stack.eventually(lambda: not (stack.settings.scratch / "jobs" / job.id).exists(), "the scratch is cleared")
 
 
 def test_worker_killed_and_another_takes_over(stack: Any, undisturbed: dict[str, Tensor]) -> None:
@@ -82,6 +82,14 @@ def test_queue_server_killed_and_restarted_empty(stack: Any, undisturbed: dict[s
     assert stack.job(running).attempt == 1
     stack.published_once(waiting)
     stack.published_once(unheard)
+
+
+def test_without_any_queue_server(stack: Any) -> None:
+    stack.kill_queue()
+    worker = stack.start_worker()
+    stack.published_once(stack.queue_job("silent", ring_bell=False, steps=50))
+    worker.terminate()
+    assert worker.wait(20) == 0
 
 
 def test_duplicate_delivery_to_two_workers(stack: Any, undisturbed: dict[str, Tensor]) -> None:
