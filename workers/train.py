@@ -8,10 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors.torch import load_file
 
-from contracts.artifact import Card, Verb
+from contracts.artifact import Card
 from contracts.data import Part
 from contracts.errors import FieldProblem, InvalidInput
 from contracts.families import FamilyConfig, config_adapter
@@ -23,6 +22,7 @@ from models.family import Family
 from store import Store
 from store.catalogue import Claim, ModelVersion
 from store.datasets import DatasetReader
+from workers import likeness
 from workers.evaluate import evaluate
 from workers.export import export
 from workers.messages import Sender
@@ -35,7 +35,6 @@ from workers.training.trainer import Plan, TrainResult, train
 from workers.training.weights import build_seeded, load_weights
 
 PARITY_ROWS = 7
-PREVIEW_IMAGES = 64
 
 
 def train_job(store: Store, settings: WorkerSettings, claim: Claim, sender: Sender) -> dict[str, Any] | None:
@@ -128,21 +127,19 @@ def _complete(
     model = Model.load(folder, SessionOptions())
     answerer = program(model)
     evaluation = evaluate(answerer, reader)
-    preview = None
-    if reader.spec.image is not None and model.manifest.supports(Verb.SAMPLE):
-        given = None
-        if model.manifest.condition is not None:
-            given = np.arange(PREVIEW_IMAGES, dtype=np.int64) % len(model.manifest.condition)
-        preview = answerer.sample(PREVIEW_IMAGES, seed=0, given=given)
+    codes = {name: z.numpy() for name, z in family.preview_latents(likeness.ROWS).items()}
+    sets = likeness.draw(answerer, codes)
+    figures = likeness.measure(sets, reader, reader.profile())
     model.close()
     card = Card(
-        metrics=evaluation.metrics | family.figures() | {"training": _training(result)},
+        metrics=evaluation.metrics | figures | family.figures() | {"training": _training(result)},
         parity=errors,
         timings={"train_seconds": result.seconds, "export_seconds": exported, **evaluation.timings},
         rows={str(part): reader.count(part) for part in Part},
         history=result.history,
     )
-    assemble(family, folder, card=card, preview=preview, **about)
+    pictures = likeness.preview(sets) if reader.spec.image is not None else None
+    assemble(family, folder, card=card, preview=pictures, **about)
 
 
 def _training(result: TrainResult) -> dict[str, Any]:
