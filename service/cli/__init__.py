@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from contracts.errors import Problem
 from service.cli import datasets, jobs, models, verbs
@@ -53,7 +54,11 @@ def up(
         console.print(f"[green]ready[/] at {stack.url} (docs: {stack.url}/docs); Ctrl-C stops everything")
 
     given = {name: value for name, value in (("port", port), ("home", home), ("host", host)) if value is not None}
-    settings = StackSettings(**given)  # type: ignore[arg-type]
+    try:
+        settings = StackSettings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        wrong = "; ".join(f"LATENTSERVE_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise FileError(f"{wrong} (see docs/settings.md)") from error
     console.print(f"starting with data folder {settings.home} …")
     try:
         supervise(settings, on_ready=ready, say=lambda line: console.print(line, markup=False))

@@ -66,9 +66,9 @@ def list_jobs(
     here.show(
         jobs,
         lambda: print_table(
-            ("id", "kind", "status", "attempt", "what", "progress", "created"),
+            ("id", "kind", "status", "what", "done", "at"),
             (
-                (j["id"], j["kind"], j["status"], j["attempt"], _what(j), _share(j), str(j["created_at"])[:19])
+                (j["id"], j["kind"], j["status"], _what(j), _share(j), str(j["created_at"])[5:16].replace("T", " "))
                 for j in jobs
             ),
         ),

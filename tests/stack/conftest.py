@@ -54,7 +54,8 @@ def cli(stack: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
 
     def run(*line: str, code: int = 0, as_json: bool = True) -> Any:
         capsys.readouterr()
-        ended = main([*line, "--url", stack.url, *(["--json"] if as_json else [])])
+        address = [] if "--url" in line else ["--url", stack.url]
+        ended = main([*line, *address, *(["--json"] if as_json else [])])
         shown = capsys.readouterr()
         assert ended == code, shown.out + shown.err
         if not as_json:
