@@ -18,9 +18,11 @@ Labels are int64 ``(B,)`` codes into the label column's categories.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +117,55 @@ class SplitRule(BaseModel):
     test: float = Field(default=0.1, ge=0, lt=0.5, description="Share of the rows that become `test`.")
 
 
+class _Derived:
+    """What follows from the fields of a spec, computed once: a table may have thousands of columns, and a gateway asks
+    at every request. Not to be changed by those who read it."""
+
+    def __init__(self, modality: str, columns: tuple[Column, ...], image: ImageShape | None) -> None:
+        self.modality, self.columns, self.image = modality, columns, image
+
+    def __eq__(self, other: object) -> bool:
+        # Specs are equal by their fields; pydantic compares what is cached beside them, which adds nothing.
+        return isinstance(other, _Derived)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @cached_property
+    def features(self) -> tuple[Column, ...]:
+        return tuple(column for column in self.columns if column.role is Role.FEATURE)
+
+    @cached_property
+    def row_shape(self) -> tuple[int, ...]:
+        if self.modality == "text":
+            raise InvalidInput("text rows have no fixed shape")
+        return self.image.shape if self.image is not None else (len(self.features),)
+
+    @cached_property
+    def cells(self) -> int:
+        return math.prod(self.row_shape)
+
+    @cached_property
+    def discrete(self) -> NDArray[np.bool_]:
+        if self.image is not None:
+            return np.ones(self.cells, dtype=bool)
+        return np.array([column.discrete for column in self.features], dtype=bool)
+
+    @cached_property
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if self.image is not None:
+            return np.zeros(self.cells), np.full(self.cells, self.image.levels - 1.0)
+        low, high = np.full(self.cells, -np.inf), np.full(self.cells, np.inf)
+        for index, column in enumerate(self.features):
+            if column.type is ColumnType.CATEGORICAL:
+                low[index], high[index] = 0, len(column.categories or ()) - 1
+            elif column.type is ColumnType.BOOLEAN:
+                low[index], high[index] = 0, 1
+            elif column.discrete:
+                low[index] = -np.inf if column.minimum is None else column.minimum
+                high[index] = np.inf if column.maximum is None else column.maximum
+        return low, high
+
+
 class DataSpec(BaseModel):
     """Columns, image shape and split of a dataset; with the bytes it makes the dataset's digest."""
 
@@ -141,10 +192,21 @@ class DataSpec(BaseModel):
             raise ValueError("a table needs at least one feature column")
         return self
 
+    @cached_property
+    def derived(self) -> _Derived:
+        """What the properties below answer."""
+        return _Derived(self.modality, self.columns, self.image)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's; what was derived from the fields before is derived anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("derived", None)
+        return copied
+
     @property
     def features(self) -> tuple[Column, ...]:
         """The feature columns, in the order of the array's columns (table only)."""
-        return tuple(column for column in self.columns if column.role is Role.FEATURE)
+        return self.derived.features
 
     @property
     def label(self) -> Column | None:
@@ -153,14 +215,12 @@ class DataSpec(BaseModel):
     @property
     def row_shape(self) -> tuple[int, ...]:
         """Shape of one row's features: ``(D,)`` or ``(H, W, C)``."""
-        if self.modality == "text":
-            raise InvalidInput("text rows have no fixed shape")
-        return self.image.shape if self.image is not None else (len(self.features),)
+        return self.derived.row_shape
 
     @property
     def cells(self) -> int:
         """Scalars in one row."""
-        return math.prod(self.row_shape)
+        return self.derived.cells
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
@@ -170,25 +230,12 @@ class DataSpec(BaseModel):
     @property
     def discrete(self) -> NDArray[np.bool_]:
         """Per cell, flattened ``(cells,)``: True where the cell is scored as a probability."""
-        if self.image is not None:
-            return np.ones(self.cells, dtype=bool)
-        return np.array([column.discrete for column in self.features], dtype=bool)
+        return self.derived.discrete
 
     @property
     def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Smallest and largest value of each cell, ``(cells,)`` each; ±inf where open."""
-        if self.image is not None:
-            return np.zeros(self.cells), np.full(self.cells, self.image.levels - 1.0)
-        low, high = np.full(self.cells, -np.inf), np.full(self.cells, np.inf)
-        for index, column in enumerate(self.features):
-            if column.type is ColumnType.CATEGORICAL:
-                low[index], high[index] = 0, len(column.categories or ()) - 1
-            elif column.type is ColumnType.BOOLEAN:
-                low[index], high[index] = 0, 1
-            elif column.discrete:
-                low[index] = -np.inf if column.minimum is None else column.minimum
-                high[index] = np.inf if column.maximum is None else column.maximum
-        return low, high
+        return self.derived.bounds
 
     @property
     def measure(self) -> Measure:
@@ -220,11 +267,11 @@ class DataSpec(BaseModel):
         shown = np.ones_like(flat, dtype=bool) if hidden is None else ~hidden.reshape(flat.shape)
         discrete = self.discrete
         low, high = self.bounds
-        finite = np.isfinite(flat)
-        with np.errstate(invalid="ignore"):
-            whole = ~discrete | (flat == np.floor(flat))
-            inside = ~discrete | ((flat >= low) & (flat <= high))
-        wrong = shown & ~(finite & whole & inside)
+        right = np.isfinite(flat)
+        if discrete.any():
+            with np.errstate(invalid="ignore"):
+                right &= ~discrete | ((flat == np.floor(flat)) & (flat >= low) & (flat <= high))
+        wrong = shown & ~right
         if not wrong.any():
             return
         problems = []
