@@ -11,8 +11,6 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from contracts.errors import (
-    BadRequest,
-    Conflict,
     FieldProblem,
     Internal,
     InvalidInput,
@@ -99,10 +97,6 @@ def _http_problem(error: HTTPException, request: Request) -> Problem:
         allowed = (error.headers or {}).get("Allow", "another method")
         code, title = "method-not-allowed", "Method not allowed"
         detail = f"{path} does not answer {request.method}; use {allowed}"
-    elif error.status_code == 400:
-        return BadRequest(str(error.detail)).problem(identity)
-    elif error.status_code == 409:
-        return Conflict(str(error.detail)).problem(identity)
     else:
         code, title, detail = f"http-{error.status_code}", str(error.detail), str(error.detail)
     return Problem(
