@@ -41,10 +41,11 @@ class Models:
             number = _next_number(connection, self._database, name)
             reference = f"{name}@{number}"
             result = {"model": name, "version": number, "reference": reference, "digest": digest}
-            if not end_job(connection, claim, JobStatus.SUCCEEDED, now, result=result):
-                connection.rollback()  # the number was not used
-                return None
+            # before the job's end, after which nobody listens; a superseded attempt takes it back with the rest
             append_event(connection, claim.job.id, "published", result, now)
+            if not end_job(connection, claim, JobStatus.SUCCEEDED, now, result=result):
+                connection.rollback()
+                return None
             return _insert(connection, self._database, name, number, digest, manifest, card, size, now)
 
     def import_version(self, *, name: str, digest: str, manifest: Manifest, card: Card, size: int) -> ModelVersion:

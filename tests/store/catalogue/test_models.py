@@ -36,7 +36,7 @@ def test_publishing_ends_the_job_and_moves_latest(catalogue: Catalogue) -> None:
     job = catalogue.get_job(taken.job.id)
     assert job.status is JobStatus.SUCCEEDED
     assert job.result == {"model": "m", "version": 1, "reference": "m@1", "digest": D1}
-    assert [event.type for event in catalogue.events(job.id)] == ["queued", "claimed", "succeeded", "published"]
+    assert [event.type for event in catalogue.events(job.id)] == ["queued", "claimed", "published", "succeeded"]
     assert publish(catalogue, "m", D2).version == 2
     assert catalogue.resolve("m").version == 2
     assert catalogue.resolve("m@1").aliases == ()
