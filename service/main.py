@@ -11,7 +11,6 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from contracts.errors import LatentserveError
 from service.app import create_app
 from service.settings import GatewaySettings
 
@@ -33,7 +32,7 @@ class _Server(uvicorn.Server):
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT; 2 where a setting is wrong."""
+    """Serve until SIGTERM or SIGINT; 2 where a setting is wrong, 1 where the gateway does not start."""
     try:
         settings = GatewaySettings()
     except ValidationError as error:
@@ -60,12 +59,9 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has shut down; that is a good end, not a death by signal.
         signal.signal(number, lambda *_: sys.exit(0))
-    try:
-        _Server(config, app).run()
-    except LatentserveError as error:
-        print(f"{error.title}: {error.detail}", file=sys.stderr)
-        return 1
-    return 0
+    server = _Server(config, app)
+    server.run()
+    return 0 if server.started else 1  # uvicorn has logged why it did not start
 
 
 if __name__ == "__main__":

@@ -172,3 +172,13 @@ def test_it_ends_when_told_even_while_a_client_watches(tmp_path: Path) -> None:
             assert running.process.wait(20) == 0
     finally:
         running.stop()
+
+
+def test_a_gateway_that_cannot_start_says_why_and_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    environment = {**os.environ, "LATENTSERVE_HOME": str(tmp_path / "file"), "LATENTSERVE_PORT": str(free_port())}
+    done = subprocess.run(
+        [sys.executable, "-m", "service.main"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "file" in done.stderr
