@@ -32,7 +32,7 @@ class _Server(uvicorn.Server):
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT; 2 where a setting is wrong, 1 where the gateway does not start."""
+    """Serve until SIGTERM or SIGINT; 2 where a setting is wrong, uvicorn's 3 where the gateway does not start."""
     try:
         settings = GatewaySettings()
     except ValidationError as error:
@@ -59,9 +59,8 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has shut down; that is a good end, not a death by signal.
         signal.signal(number, lambda *_: sys.exit(0))
-    server = _Server(config, app)
-    server.run()
-    return 0 if server.started else 1  # uvicorn has logged why it did not start
+    _Server(config, app).run()  # exits with a code of its own where the gateway does not start
+    return 0
 
 
 if __name__ == "__main__":

@@ -180,5 +180,5 @@ def test_a_gateway_that_cannot_start_says_why_and_fails(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "service.main"], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 1
+    assert done.returncode != 0
     assert "file" in done.stderr
