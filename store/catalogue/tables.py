@@ -98,8 +98,8 @@ aliases = sa.Table(
 datasets = sa.Table(
     "datasets",
     metadata,
-    sa.Column("digest", sa.String(64), primary_key=True),
-    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("name", sa.Text, primary_key=True),  # rows of one digest are names of one dataset
+    sa.Column("digest", sa.String(64), nullable=False, index=True),
     sa.Column("spec", sa.Text, nullable=False),
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("parts", sa.Text, nullable=False),

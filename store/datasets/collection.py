@@ -6,6 +6,7 @@ catalogue's row is written last and removed first, so a dataset that can be name
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import tempfile
@@ -55,8 +56,8 @@ class Datasets:
             overrides: fields of the spec as the user sent them (`store.datasets.overrides.Overrides`).
             on_progress: called with the rows written so far.
 
-        The same bytes and overrides answer the dataset that exists, under its own name. The files are
-        left where they are. Raises a LatentserveError with a 4xx status for what is refused, NameTaken
+        The same bytes and overrides are the same dataset: another name for it shares its arrays. The files
+        are left where they are. Raises a LatentserveError with a 4xx status for what is refused, NameTaken
         for a name that other content has, StoreFull where there is no room.
         """
         if not re.fullmatch(NAME_PATTERN, name):
@@ -71,7 +72,7 @@ class Datasets:
             identity = digest(list(zip(pieces, originals, strict=True)), said.canonical())
             earlier = self._earlier(name, identity)
             if earlier is not None:
-                return earlier, False
+                return earlier
             folder = scratch / "arrays"
             folder.mkdir()
             content = understand_upload(pieces, said, scratch, self._settings)
@@ -108,22 +109,20 @@ class Datasets:
         return DatasetReader(dataset, local)
 
     def delete(self, name_or_digest: str) -> Dataset:
-        """Delete a dataset and its arrays; Conflict while a queued or running job uses it."""
+        """Delete a dataset, and its arrays with its last name; Conflict while a queued or running job uses it."""
         dataset = self._catalogue.delete_dataset(name_or_digest)
         self._drop_unnamed(dataset.digest)
         return dataset
 
-    def _earlier(self, name: str, identity: str) -> Dataset | None:
-        """The dataset of that digest, if there is one; NameTaken if the name is another's."""
-        for key in (name, identity):
-            try:
-                dataset = self._catalogue.get_dataset(key)
-            except NotFound:
-                continue
-            if dataset.digest != identity:
+    def _earlier(self, name: str, identity: str) -> tuple[Dataset, bool] | None:
+        """The dataset of that digest, if there is one, under ``name`` too; NameTaken if the name is another's."""
+        with contextlib.suppress(NotFound):
+            if self._catalogue.get_dataset(name).digest != identity:
                 raise name_taken(name)
-            return dataset
-        return None
+        try:
+            return self._catalogue.name_dataset(identity, name)
+        except NotFound:
+            return None
 
     def _drop_unnamed(self, identity: str) -> None:
         """Delete arrays unless a row names them (an equal upload may have been first)."""

@@ -12,16 +12,16 @@ down_revision = None
 def upgrade() -> None:
     op.create_table(
         "datasets",
-        sa.Column("digest", sa.String(length=64), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
         sa.Column("spec", sa.Text(), nullable=False),
         sa.Column("rows", sa.BigInteger(), nullable=False),
         sa.Column("parts", sa.Text(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("digest", name=op.f("pk_datasets")),
-        sa.UniqueConstraint("name", name=op.f("uq_datasets_name")),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_datasets")),
     )
+    op.create_index(op.f("ix_datasets_digest"), "datasets", ["digest"], unique=False)
     op.create_table(
         "jobs",
         sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -126,4 +126,5 @@ def downgrade() -> None:
     op.drop_table("models")
     op.drop_index("ix_jobs_status", table_name="jobs")
     op.drop_table("jobs")
+    op.drop_index(op.f("ix_datasets_digest"), table_name="datasets")
     op.drop_table("datasets")

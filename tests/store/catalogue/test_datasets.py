@@ -28,7 +28,37 @@ def test_insert_and_get(catalogue: Catalogue) -> None:
 def test_same_digest_is_the_same_dataset(catalogue: Catalogue) -> None:
     first, _ = catalogue.insert_dataset(dataset("d", "1"))
     assert catalogue.insert_dataset(dataset("d", "1")) == (first, False)
-    assert catalogue.insert_dataset(dataset("other", "1")) == (first, False)
+
+
+def test_a_dataset_may_have_several_names(catalogue: Catalogue) -> None:
+    first, _ = catalogue.insert_dataset(dataset("d", "1"))
+    other, created = catalogue.name_dataset("1" * 64, "other")
+    assert created
+    assert (other.name, other.digest, other.parts) == ("other", first.digest, first.parts)
+    assert catalogue.name_dataset("1" * 64, "other") == (other, False)
+    assert catalogue.insert_dataset(dataset("b", "1"))[1]
+    assert catalogue.get_dataset("1" * 64) == first
+    assert [each.name for each in catalogue.list_datasets()] == ["b", "d", "other"]
+    catalogue.insert_dataset(dataset("e", "2"))
+    with pytest.raises(NameTaken):
+        catalogue.name_dataset("1" * 64, "e")
+    with pytest.raises(NotFound):
+        catalogue.name_dataset("3" * 64, "f")
+    catalogue.insert_job(JobKind.TRAIN, {"dataset": "other"})
+    assert catalogue.delete_dataset("d") == first  # the job goes on under the other name
+    with pytest.raises(Conflict):
+        catalogue.delete_dataset("1" * 64)
+    catalogue.insert_job(JobKind.TRAIN, {"dataset": "1" * 64})
+    catalogue.delete_dataset("b")
+    with pytest.raises(Conflict):
+        catalogue.delete_dataset("other")
+
+
+def test_by_digest_every_name_goes(catalogue: Catalogue) -> None:
+    for name in "de":
+        catalogue.insert_dataset(dataset(name, "1"))
+    catalogue.delete_dataset("1" * 64)
+    assert catalogue.list_datasets() == []
 
 
 def test_a_name_is_given_once(catalogue: Catalogue) -> None:

@@ -32,7 +32,10 @@ def test_same_bytes_and_overrides_are_the_same_dataset(store: Store, tmp_path: P
     first, created = store.datasets.ingest("d", upload(tmp_path), {})
     assert created
     assert store.datasets.ingest("d", upload(tmp_path), {}) == (first, False)
-    assert store.datasets.ingest("other", upload(tmp_path, name="b.csv"), {"split": {}}) == (first, False)
+    other, created = store.datasets.ingest("other", upload(tmp_path, name="b.csv"), {"split": {}})
+    assert created  # as a name
+    assert (other.name, other.digest) == ("other", first.digest)
+    assert store.datasets.open("other").count() == 50
     changed, created = store.datasets.ingest("e", upload(tmp_path), {"drop": ["b"]})
     assert created
     assert changed.digest != first.digest
@@ -50,6 +53,15 @@ def test_equal_uploads_at_once_are_one_dataset(store: Store, tmp_path: Path) -> 
     assert sum(created for _, created in answers) == 1
     assert len({dataset.digest for dataset, _ in answers}) == 1
     assert store.datasets.open("d").count() == 50
+
+
+def test_arrays_go_with_the_last_name(store: Store, tmp_path: Path, clean: Callable[[], None]) -> None:
+    store.datasets.ingest("d", upload(tmp_path), {})
+    store.datasets.ingest("e", upload(tmp_path), {})
+    store.datasets.delete("d")
+    assert store.datasets.open("e").count() == 50
+    store.datasets.delete("e")
+    clean()
 
 
 def test_one_name_for_two_uploads_at_once(store: Store, tmp_path: Path) -> None:
