@@ -36,8 +36,6 @@ def add(
     if "kind" in answer:
         job = follow(here, answer["id"])
         answer = here.client.get(f"/datasets/{(job.get('result') or {}).get('dataset', name)}")
-    if answer["name"] != name and not here.as_json:
-        console.print(f"[yellow]the same data are there already, under the name {answer['name']}[/]")
     here.show(answer, lambda: _describe(answer))
 
 

@@ -19,10 +19,7 @@ COLUMNS = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 
 @pytest.fixture(scope="module")
 def iris_csv(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """The iris flowers with a header, their species and an id of each module's own.
-
-    The id makes the bytes differ: the same bytes under another name would be the same dataset.
-    """
+    """The iris flowers with a header, their species and an id of each module's own, so that the bytes differ."""
     iris = load_iris()
     lines = [",".join((*COLUMNS, "species", "plant"))]
     lines += [
