@@ -57,7 +57,9 @@ class RunningStack:
 
     def __init__(self, home: Path, settings: dict[str, str] | None = None) -> None:
         self.home = home
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("LATENTSERVE_")}
+        # Without coverage: tracing every import of every training child costs more than these processes add to it.
+        dropped = ("LATENTSERVE_", "COVERAGE_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
         environment |= {"LATENTSERVE_HOME": str(home), "LATENTSERVE_PORT": "0", "OMP_NUM_THREADS": "1"}
         self._log = home.parent / f"{home.name}.log"
         with self._log.open("wb") as output:

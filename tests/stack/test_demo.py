@@ -39,6 +39,8 @@ def test_it_asks_every_verb_and_ends_what_it_started(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(demo, "OUTPUT", tmp_path / "pictures")
     tiny = {family: asked | {"budget": asked["budget"] and {"steps": 20}} for family, asked in demo.TRAINED.items()}
