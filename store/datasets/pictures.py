@@ -1,8 +1,9 @@
 """Collections of PNG and JPEG pictures with what is known of each: folders, or a file of labels and captions.
 
 Folders named train, valid and test give the parts; the folder that a picture stands in is its label,
-where there are two or more such folders. A ``.csv``, ``.tsv`` or ``.jsonl`` file beside the pictures takes
-precedence: one row per picture, a column of file names, and columns of labels, captions, ids, parts.
+where there are two or more such folders. A ``.csv``, ``.tsv`` or ``.jsonl`` file beside the pictures (or a
+``captions.txt``, ``labels.txt``) takes precedence: one row per picture, a column of file names, and columns of
+labels, captions, ids, parts.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from store.settings import StoreSettings
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 METADATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
+METADATA_TEXTS = ("captions.txt", "caption.txt", "labels.txt", "label.txt", "annotations.txt", "metadata.txt")
 FILE_COLUMNS = ("file", "filename", "file_name", "filepath", "path", "image", "image_id", "name")
 
 
@@ -99,7 +101,7 @@ def understand_members(
     """The pictures of an archive with what its folders or its metadata file say."""
     visible = [name for name in names if not _hidden(name)]
     pictures = [name for name in visible if name.lower().endswith(PICTURE_SUFFIXES)]
-    metadata = [name for name in visible if name.lower().endswith(METADATA_SUFFIXES)]
+    metadata = [name for name in visible if _describes(name.lower())]
     if len(metadata) > 1:
         raise InvalidInput(f"the archive holds several files of labels: {', '.join(metadata[:5])}; keep one")
     if len(set(pictures)) != len(pictures):
@@ -160,6 +162,11 @@ def _common_size(pictures: Iterable[tuple[str, bytes]], overrides: Overrides, mo
     if common is None:
         raise InvalidInput("the upload holds no pictures")
     return said.height or common[0], said.width or common[1], colour
+
+
+def _describes(name: str) -> bool:
+    """Whether a file holds labels or captions; other texts (a licence, a read-me) only stand beside the pictures."""
+    return name.endswith(METADATA_SUFFIXES) or PurePosixPath(name).name in METADATA_TEXTS
 
 
 def _hidden(name: str) -> bool:
@@ -227,7 +234,7 @@ def _role(column: str, values: list[str | None], others: list[str]) -> Role | No
 def _csv_rows(name: str, data: bytes) -> tuple[list[str], list[dict[str, str | None]]]:
     text = _decoded(name, data)
     first = text.splitlines()[0] if text.strip() else ""
-    delimiter = max(",\t;|", key=first.count)
+    delimiter = "\t" if "\t" in first else max(",;|", key=first.count)  # captions may have many commas
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
     except csv.Error as error:

@@ -68,7 +68,7 @@ def assign(
         rule: how rows are put into parts.
         hashes: ``(N,)`` of the rows' content.
         given: ``(N,)`` part codes that files or a column say, `OPEN` where nothing does.
-        sizes: ``(N,)`` characters of each row, for `tail`.
+        sizes: ``(N,)`` characters of each row, for `tail`; zeros where rows are no texts.
     """
     if rule.by == "tail":
         return _tail(rule, sizes)
@@ -103,7 +103,9 @@ def _by_hash(valid: float, test: float, hashes: NDArray[np.uint64]) -> NDArray[n
 
 
 def _tail(rule: SplitRule, sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Cut by the share of characters before each row; the order is train, valid, test."""
+    """Cut by the share of characters (or of rows) before each row; the order is train, valid, test."""
+    if not sizes.any():  # rows that are no texts count one each
+        sizes = np.ones_like(sizes)
     before = (np.cumsum(sizes) - sizes) / max(int(sizes.sum()), 1)
     codes = np.full(len(sizes), TRAIN, dtype=np.uint8)
     codes[before >= 1 - rule.test - rule.valid] = VALID

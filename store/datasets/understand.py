@@ -7,7 +7,7 @@ from pathlib import Path
 
 from contracts.errors import InvalidInput, UnsupportedMedia
 from store.datasets.content import Content
-from store.datasets.overrides import Overrides
+from store.datasets.overrides import ImageOverride, Overrides
 from store.datasets.uploads import Format, Piece
 from store.settings import StoreSettings
 
@@ -17,9 +17,22 @@ def understand_upload(pieces: Sequence[Piece], overrides: Overrides, scratch: Pa
 
     Readers are imported where they are used, so that opening a store stays cheap.
     """
+    content = _understand(pieces, overrides, scratch, settings)
+    if content.spec.image is None and overrides.image != ImageOverride():
+        raise InvalidInput("overrides.image is given, but the upload holds no images")
+    return content
+
+
+def _understand(pieces: Sequence[Piece], overrides: Overrides, scratch: Path, settings: StoreSettings) -> Content:
     formats = {piece.format for piece in pieces}
     if len(formats) > 1:
-        raise InvalidInput(f"the files are of different formats ({', '.join(sorted(formats))}); upload them one by one")
+        pictures = formats & {Format.ZIP, Format.TAR, Format.IMAGE}
+        what = (
+            "put the pictures and the file of labels or captions into one archive"
+            if pictures
+            else "upload them one by one"
+        )
+        raise InvalidInput(f"the files are of different formats ({', '.join(sorted(formats))}); {what}")
     (kind,) = formats
     if len(pieces) > 1 and kind not in (Format.IDX, Format.IMAGE):
         raise InvalidInput(f"{len(pieces)} {kind} files in one upload; only IDX files and pictures come together")

@@ -202,6 +202,9 @@ def test_a_file_of_labels_and_captions(ingest: Ingest) -> None:
     bare = "\n".join(f"{i:02}.png,{'uv'[i % 2]}" for i in range(12))
     labelled = ingest(zipped({"labels.csv": bare.encode(), **members()}), "a.zip")
     np.testing.assert_array_equal(labelled.read(None, ALL).y, np.arange(12) % 2)
+    told = "\n".join(f"{i:02}.png\ta cat, a dog, or {i}" for i in range(12))
+    captioned = ingest(zipped({"captions.txt": told.encode(), "LICENCE.txt": b"free", **members()}), "a.zip")
+    assert captioned.read(None, slice(3, 4)).captions == ["a cat, a dog, or 3"]
     renamed = ingest(zipped({"metadata.csv": text.encode(), **members()}), "a.zip", label="caption")
     assert renamed.spec.label is not None
     assert renamed.spec.label.name == "caption"

@@ -82,3 +82,8 @@ def test_tail() -> None:
 
 def test_names_of_parts() -> None:
     assert [part_code(name) for name in ("Train", " val ", "t10k", "dev", "holdout")] == [0, 1, 2, 1, None]
+
+
+def test_the_tail_of_a_table_is_its_last_rows() -> None:
+    codes = splits.assign(SplitRule(by="tail"), np.zeros(20, np.uint64), np.zeros(20, np.uint8), np.zeros(20, np.int64))
+    np.testing.assert_array_equal(codes, [splits.TRAIN] * 16 + [splits.VALID] * 2 + [splits.TEST] * 2)

@@ -65,6 +65,14 @@ def test_formats_without_a_name(ingest: Ingest, content: str | bytes, modality: 
 def test_several_files(ingest: Ingest, clean: Any) -> None:
     with pytest.raises(InvalidInput, match="2 csv files"):
         ingest({"a.csv": b"a\n1\n", "b.csv": b"a\n2\n"})
+    with pytest.raises(InvalidInput, match="into one archive"):
+        ingest({"a.zip": zipped({"a.png": b""}), "captions.csv": b"file,caption\na.png,b\n"})
+    clean()
+
+
+def test_an_image_size_for_a_table_is_refused(ingest: Ingest, clean: Any) -> None:
+    with pytest.raises(InvalidInput, match="no images"):
+        ingest(lines(20, str, "a"), image={"height": 8, "width": 8})
     clean()
 
 
