@@ -61,15 +61,15 @@ async def read_body(request: Request, limit: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def check_length(request: Request, limit: int) -> int | None:
-    """The Content-Length, if there is one; TooLarge where it is over ``limit``."""
+def check_length(request: Request, limit: int, too_large: TooLarge | None = None) -> int | None:
+    """The Content-Length, if there is one; ``too_large`` where it is over ``limit``."""
     text = request.headers.get("content-length")
     if text is None:
         return None
     if not text.isascii() or not text.isdigit():
         raise BadRequest(f"Content-Length {text[:50]!r} is no number of bytes")
     if int(text) > limit:
-        raise _too_large(limit)
+        raise too_large or _too_large(limit)
     return int(text)
 
 

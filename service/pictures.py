@@ -41,7 +41,8 @@ def read_picture(data: bytes, shape: ImageShape, location: str, *, max_pixels: i
     except (TooLarge, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, TooLarge):
             raise
-        raise BadRequest(f"{location}: not a PNG or JPEG that can be read ({error})") from None
+        # Pillow's own words may hold an address in memory.
+        raise BadRequest(f"{location}: not a PNG or JPEG that can be read; is it damaged or cut short?") from None
     pixels: NDArray[np.uint8] = np.asarray(image, dtype=np.uint8).reshape(shape.shape)
     if shape.levels == 256:
         return pixels

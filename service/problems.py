@@ -17,6 +17,7 @@ from contracts.errors import (
     LatentserveError,
     Problem,
 )
+from contracts.families import CONFIG_CLASSES
 
 MEDIA_TYPE = "application/problem+json"
 MOST_PLACES = 50
@@ -48,10 +49,19 @@ def places(error: ValidationError | RequestValidationError) -> list[FieldProblem
     """The wrong places that pydantic found, as paths like ``config.width`` or ``inputs[3].age``."""
     found = []
     for each in error.errors()[:MOST_PLACES]:
-        steps = [step for step in each["loc"] if step not in ("body", "query", "path", "header")]
+        steps = _steps(each["loc"])
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
-        found.append(FieldProblem(location=path or "body", message=str(each["msg"])))
+        message = str(each["msg"]).removeprefix("Value error, ")
+        found.append(FieldProblem(location=path or "body", message=message))
     return found
+
+
+def _steps(location: tuple[str | int, ...]) -> list[str | int]:
+    """A place as the client wrote it: without the part of the request, and without the name of a union's member."""
+    steps = [step for step in location if step not in ("body", "query", "path", "header")]
+    if steps[:1] == ["config"] and len(steps) > 1 and steps[1] in CONFIG_CLASSES:
+        del steps[1]
+    return steps
 
 
 def invalid(error: ValidationError | RequestValidationError) -> InvalidInput:

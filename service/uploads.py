@@ -184,7 +184,7 @@ async def receive(request: Request, settings: GatewaySettings, *, limit: int) ->
     """
     if request.headers.get("content-encoding", "identity") not in ("", "identity"):
         raise UnsupportedMedia("uploads are not read with a Content-Encoding; send the file as it is (.gz files too)")
-    announced = check_length(request, limit)
+    announced = check_length(request, limit, _too_large(limit))
     folder = settings.scratch / "uploads" / f"{os.getpid()}-{uuid.uuid4().hex}"
     upload = Upload(folder)
     try:
@@ -208,13 +208,17 @@ async def _drain(request: Request, sink: _Raw | _Form, upload: Upload, limit: in
     async for chunk in request.stream():
         upload.size += len(chunk)
         if upload.size > limit:
-            raise TooLarge(f"the upload is over the limit of {limit} bytes")
+            raise _too_large(limit)
         waiting += chunk
         if len(waiting) >= CHUNK_BYTES:
             await anyio.to_thread.run_sync(sink.write, bytes(waiting))
             waiting.clear()
     if waiting:
         await anyio.to_thread.run_sync(sink.write, bytes(waiting))
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the upload is over the limit of {limit} bytes")
 
 
 def _sink(request: Request, upload: Upload) -> _Raw | _Form:

@@ -192,6 +192,8 @@ def test_raw_bodies_that_are_not_what_they_claim(kit, client: TestClient) -> Non
     refused(client.post("/encode?model=reals&given={x", content=good, headers=headers), 400)
     arrow = {"Content-Type": "application/vnd.apache.arrow.stream"}
     refused(client.post("/encode?model=reals", content=b"nothing", headers=arrow), 400, "Arrow")
+    picture = client.post("/encode?model=pictures", content=b"\x89PNG\r\n\x1a\n", headers={"Content-Type": "image/png"})
+    assert "0x" not in refused(picture, 400, "PNG").detail
     refused(client.post("/decode?model=reals", content=kit.npy([[1.0, 2.0]])[:-1], headers=headers), 400)
 
 
@@ -258,5 +260,7 @@ def test_errors_name_places_as_paths(kit, client: TestClient) -> None:
     client.post("/datasets?name=places&filename=x.csv", content=kit.csv())
     body = {"name": "m", "dataset": "places", "config": {"family": "vae", "width": 1}}
     problem = refused(client.post("/train", json=body), 422)
-    assert any(each.location.endswith("width") for each in problem.errors)
+    assert [each.location for each in problem.errors] == ["config.width"]
+    two = client.post("/train", json={**body, "config": {"family": "vae"}, "budget": {"steps": 1, "epochs": 1}})
+    assert refused(two, 422).errors[0].message == "give one of steps, epochs or seconds"
     assert orjson.loads(problem.model_dump_json())["errors"]
