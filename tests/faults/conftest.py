@@ -101,7 +101,11 @@ class Stack:
         with (self.folder / f"worker-{len(self.workers)}.log").open("wb") as log:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "workers.main", "--queues", queues],
-                env={**os.environ, **self.settings.environment()},
+                # Untraced: following every import of every training child costs more than it adds to coverage.
+                env={
+                    **{name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
+                    **self.settings.environment(),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
