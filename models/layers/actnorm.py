@@ -21,7 +21,8 @@ class ActNorm(Bijection):
     initialised: Tensor
 
     def __init__(self, channels: int, *, floor: float = 1e-3) -> None:
-        """``floor``: smallest deviation that the initialisation divides by."""
+        """``floor``: a channel that varies less keeps its scale. It would vary as little after each norm of a chain,
+        and a chain of scalings by 1 / floor is beyond float32."""
         super().__init__()
         self.floor = floor
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -35,7 +36,8 @@ class ActNorm(Bijection):
             return
         axes = [0, *range(2, x.ndim)]
         self.bias.copy_(-x.mean(axes))
-        self.log_scale.copy_(-x.std(axes, correction=0).clamp_min(self.floor).log())
+        std = x.std(axes, correction=0)
+        self.log_scale.copy_(-torch.where(std > self.floor, std, 1.0).log())
         self.initialised.fill_(True)
 
     def _shaped(self, parameter: Tensor, like: Tensor) -> Tensor:

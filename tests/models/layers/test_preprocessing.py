@@ -39,6 +39,16 @@ def test_moments_are_those_of_the_dequantised_cells() -> None:
     assert std[2] == pytest.approx(4e-6)  # never varies, and still divides
 
 
+def test_small_units_are_units_and_rounding_is_no_variation() -> None:
+    columns = (Column(name="small", type=ColumnType.REAL), Column(name="still", type=ColumnType.REAL))
+    still = -0.06140064
+    x = np.stack([1e-9 * np.random.default_rng(0).normal(size=1324), np.full(1324, still)], axis=1)
+    profile = DataProfile(len(x), x.mean(0), np.array([x[:, 0].std(), 9e-17]), x.min(0), x.max(0))
+    _, std = moments(DataSpec(modality="table", columns=columns), profile)
+    assert std[0] == profile.std[0]
+    assert std[1] == pytest.approx(1e-6)
+
+
 def test_noise_is_added_to_discrete_cells_only() -> None:
     x, _ = rows(MIXED)
     u = torch.rand(50, 3, dtype=torch.float64)
