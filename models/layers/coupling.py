@@ -76,14 +76,17 @@ class ConvConditioner(nn.Module):
 
 
 class Permutation(Bijection):
-    """A fixed order of the channels, drawn once from a seed."""
+    """A fixed order of the channels: drawn once from a seed, or reversed, which swaps the halves of a coupling."""
 
     order: Tensor
     back: Tensor
 
-    def __init__(self, channels: int, seed: int) -> None:
+    def __init__(self, channels: int, seed: int | None) -> None:
+        """``seed``: of the shuffle; None for the reversed order."""
         super().__init__()
-        order = torch.randperm(channels, generator=torch.Generator().manual_seed(seed))
+        order = torch.arange(channels).flip(0)
+        if seed is not None:
+            order = torch.randperm(channels, generator=torch.Generator().manual_seed(seed))
         self.register_buffer("order", order)
         self.register_buffer("back", order.argsort())
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
+from torch.utils.flop_counter import FlopCounterMode
 
 from contracts.artifact import AnswerKind, Verb
 from contracts.data import Column, ColumnType, DataProfile, DataSpec, ImageShape, Role
@@ -19,6 +20,7 @@ from engine.options import SessionOptions
 from models import build
 from models.family import Batch, Noise
 from models.flow import PROPOSAL_CELLS, Flow
+from models.layers.coupling import Coupling, Permutation
 from workers.export import export
 
 LABEL = Column(name="kind", type=ColumnType.CATEGORICAL, role=Role.LABEL, categories=("a", "b", "c"))
@@ -183,6 +185,15 @@ def test_a_constant_column_does_not_break_the_flow() -> None:
     assert torch.isfinite(log_prob).all()
 
 
+def test_a_constant_column_does_not_end_training() -> None:
+    x = np.random.default_rng(8).normal(size=(200, 6))
+    x[:, 4] = -0.06140064
+    model = make(real(6), x, layers=8, dropout=0.1)
+    descend(model, Batch(torch.from_numpy(x)), 20, rate=1e-3)
+    with torch.no_grad():
+        assert model.graphs()["forward"].module(torch.from_numpy(x))[1].mean() > 0
+
+
 def test_start_makes_the_first_base_variables_standard() -> None:
     x = 50 + 9 * np.random.default_rng(9).normal(size=(500, 6))
     flat = DataProfile(500, x.mean(0) - 3, 4 * x.std(0), x.min(0), x.max(0))  # a profile that is off
@@ -243,6 +254,32 @@ def test_large_images_have_no_proposal_and_say_what_to_use() -> None:
 def test_the_network_suits_the_image(side: int, network: str, expected: str) -> None:
     x = np.zeros((4, side, side, 1), np.uint8)
     assert make(image(side), x, network=network, layers=2, width=4, depth=1).config.network == expected
+
+
+@pytest.mark.parametrize("cells", [2, 3, 4, 5, 7])
+def test_each_two_layers_move_every_cell(cells: int) -> None:
+    model = make(real(cells), np.random.default_rng(0).normal(size=(64, cells)), layers=6)
+    where, moved = torch.arange(cells), []
+    for layer in model.net.layers:
+        if isinstance(layer, Permutation):
+            where = where[layer.order]
+        elif isinstance(layer, Coupling):
+            moved.append(set(where[layer.kept :].tolist()))
+    assert len(moved) == 6
+    assert all(moved[index] | moved[index + 1] == set(range(cells)) for index in (0, 2, 4))
+
+
+def test_a_step_on_small_pictures_is_a_matter_of_a_moment() -> None:
+    images = np.random.default_rng(0).integers(0, 256, size=(8, 28, 28, 1)).astype(np.uint8)
+    flat = images.reshape(8, -1).astype(np.float64)
+    profile = DataProfile(60_000, flat.mean(0), flat.std(0), flat.min(0), flat.max(0))
+    model = build(FlowConfig(family="flow"), image(28, 256), profile)
+    assert isinstance(model, Flow)
+    with FlopCounterMode(display=False) as counter:
+        model.log_prob(Batch(torch.from_numpy(images)), Noise(0, 0, 0, rows=slice(0, 8), total=8))
+    assert model.config.batch_size is not None
+    # some tens of milliseconds of one core forwards, thrice that with the way back
+    assert counter.get_total_flops() / 8 * model.config.batch_size < 4e9
 
 
 def test_few_rows_are_held_back_and_many_are_not() -> None:

@@ -34,6 +34,7 @@ LAYERS: dict[str, tuple[Callable[[], Bijection], tuple[int, ...]]] = {
     "actnorm": (lambda: ActNorm(4), (4,)),
     "actnorm of images": (lambda: ActNorm(2), (2, 3, 3)),
     "permutation": (lambda: Permutation(5, seed=1), (5,)),
+    "reversal": (lambda: Permutation(5, seed=None), (5,)),
     "additive": (lambda: mlp(5, affine=False), (5,)),
     "affine": (lambda: mlp(5), (5,)),
     "affine given a label": (lambda: mlp(4, classes=3), (4,)),
@@ -93,6 +94,14 @@ def test_actnorm_survives_a_channel_that_never_varies() -> None:
     z, log_det = layer(torch.full((10, 1), 3.0))
     assert torch.isfinite(z).all()
     assert torch.isfinite(log_det).all()
+
+
+def test_a_chain_of_norms_leaves_a_still_channel_in_scale() -> None:
+    chain = Chain([ActNorm(2) for _ in range(9)])
+    x = torch.randn(100, 2) * torch.tensor([1.0, 0.0])
+    chain.initialise(x)
+    z, _ = chain(x + torch.tensor([0.0, 1e-3]))
+    assert z[:, 1].abs().max() < 1
 
 
 def test_a_float64_stream_around_a_float32_network_inverts_exactly() -> None:
