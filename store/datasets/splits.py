@@ -98,7 +98,16 @@ def _by_hash(valid: float, test: float, hashes: NDArray[np.uint64]) -> NDArray[n
             if rest.any():
                 codes[rest & (hashes == hashes[rest].min())] = code
     if not (codes == TRAIN).any():
-        raise InvalidInput("the rows have too few different values to be split; set split.valid and split.test to 0")
+        # A handful of different rows, all of them below the cut: one for each other part, the rest to train on.
+        cut = [code for code, share in ((TEST, test), (VALID, valid)) if share > 0]
+        different = np.unique(hashes)
+        if len(different) <= len(cut):
+            raise InvalidInput(
+                "the rows have too few different values to be split; set split.valid and split.test to 0"
+            )
+        codes[:] = TRAIN
+        for code, value in zip(cut, different[: len(cut)], strict=True):
+            codes[hashes == value] = code
     return codes
 
 

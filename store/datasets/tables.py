@@ -62,7 +62,8 @@ def understand(source: TableSource, overrides: Overrides) -> Content:
             modality="table" if text is None else "text", columns=tuple(columns), split=overrides.split.rule(by)
         )
     except ValidationError as error:
-        raise InvalidInput(f"the columns make no data set: {error.errors()[0]['msg']}") from error
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"the columns make no data set: {reason}") from error
     return TableContent(source, spec)
 
 
