@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
 
 from contracts.errors import InvalidInput, LatentserveError, NotReady, StoreFull
 
@@ -138,6 +138,10 @@ def _translated() -> Iterator[None]:
         if "no such table" in str(error.orig):
             raise NotReady("the catalogue has no tables yet; open it with migrate=True") from error
         raise NotReady(f"the catalogue does not answer: {_first_line(error)}") from error
+    except DataError as error:
+        if "NUL" in str(error.orig):  # PostgreSQL takes no such character in text; no name holds one
+            raise InvalidInput("a name holds the character U+0000; leave it out") from error
+        raise
     except ProgrammingError as error:
         if getattr(error.orig, "sqlstate", None) == "42P01":
             raise NotReady("the catalogue has no tables yet; open it with migrate=True") from error

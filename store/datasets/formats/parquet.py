@@ -17,6 +17,7 @@ from store.settings import StoreSettings
 
 BATCH_ROWS = 4096
 BATCH_CELLS = 1 << 22
+BUFFER_BYTES = 1 << 18
 # Run-length and dictionary pages hold constant columns in next to nothing, so small files may grow to this.
 ALLOWED_BYTES = 64 << 20
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
@@ -55,7 +56,8 @@ class ParquetSource:
         from pyarrow import parquet
 
         try:
-            return parquet.ParquetFile(self._piece.path)
+            # A row group may be the whole file: its pages are read as they are needed, not all ahead.
+            return parquet.ParquetFile(self._piece.path, pre_buffer=False, buffer_size=BUFFER_BYTES)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise _damaged(error) from error
 

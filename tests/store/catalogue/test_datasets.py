@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from contracts.data import Column, ColumnType, DataSpec, Part
-from contracts.errors import Conflict, NameTaken, NotFound
+from contracts.errors import Conflict, InvalidInput, NameTaken, NotFound
 from contracts.jobs import JobKind
 from store.catalogue import Catalogue, Dataset
 
@@ -104,3 +104,12 @@ def test_delete(catalogue: Catalogue) -> None:
     assert catalogue.delete_dataset("d") == stored
     with pytest.raises(NotFound):
         catalogue.delete_dataset("d")
+
+
+def test_a_name_with_a_nul_is_refused_or_not_found(catalogue: Catalogue) -> None:
+    with pytest.raises((InvalidInput, NotFound)):
+        catalogue.get_dataset("a\0b")
+    with pytest.raises((InvalidInput, NotFound)):
+        catalogue.resolve("a\0b")
+    with pytest.raises((InvalidInput, NotFound)):
+        catalogue.get_job("a\0b")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 
 from contracts.data import ColumnType, Part, Role
 from contracts.errors import InvalidInput, UnsupportedMedia
+from store.datasets.formats.parquet import ParquetSource
+from store.datasets.uploads import Expansion, Format, Piece
+from store.settings import StoreSettings
 from tests.store.datasets.conftest import Ingest, lines, npy, npz
 
 REAL, INTEGER, BOOLEAN = ColumnType.REAL, ColumnType.INTEGER, ColumnType.BOOLEAN
@@ -381,3 +385,14 @@ def test_categories_survive_a_csv(ingest: Ingest, words: list[str]) -> None:
     categories = reader.spec.columns[1].categories
     assert categories is not None
     assert [categories[int(code)] for code in reader.read(None, slice(None)).x[:, 1]] == words
+
+
+def test_a_large_row_group_is_read_by_pages(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    x = np.random.default_rng(0).normal(size=(2, 1_000_000))
+    path.write_bytes(parquet(**{f"c{i}": column for i, column in enumerate(x)}))
+    size = path.stat().st_size
+    limits = StoreSettings(home=tmp_path)
+    source = ParquetSource(Piece("a.parquet", path, Format.PARQUET, Expansion(limits, size)), limits)
+    before = pa.total_allocated_bytes()
+    assert max(pa.total_allocated_bytes() - before for _ in source.batches()) < size / 2
