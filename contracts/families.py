@@ -151,6 +151,7 @@ class VAEConfig(GradientConfig):
     answers = _answers(log_prob=AnswerKind.LOWER_BOUND, predict=AnswerKind.ESTIMATE)
 
     family: Literal["vae"]
+    learning_rate: float = Field(default=3e-3, gt=0, le=1, description="Peak of the warm-up + cosine schedule.")
     latents: int | None = Field(default=None, ge=1, le=4096, description="Latent dimensions.")
     network: Literal["auto", "mlp", "convolutional"] = Field(
         default="auto", description="auto: convolutional for images of at least 16 pixels a side, else mlp."

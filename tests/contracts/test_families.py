@@ -68,3 +68,9 @@ def test_unknown_families_are_refused() -> None:
     with pytest.raises(ValidationError, match="family"):
         config_adapter.validate_python({"family": "perceptron"})
     assert all(issubclass(each, BaseModel) for each in CONFIG_CLASSES.values())
+
+
+def test_a_vae_learns_faster_than_other_families_by_default() -> None:
+    # measured: more nats at equal steps on 8 x 8 digits, Fashion-MNIST and small tables
+    assert config_adapter.validate_python({"family": "vae"}).learning_rate == 3e-3
+    assert config_adapter.validate_python({"family": "flow"}).learning_rate == 1e-3
