@@ -146,6 +146,13 @@ class VAE(Family[VAEConfig]):
             Verb.SIMILARITY: supported(),
         }
 
+    def preview_latents(self, n: int) -> dict[str, Tensor]:
+        """Draws of the prior: decoded, they show pictures without the noise that p(x | z) gives each pixel."""
+        if self.spec.image is None:
+            return {}
+        generator = torch.Generator().manual_seed(0)
+        return {"means": torch.randn(n, self.latent_dimensions, generator=generator)}
+
     @classmethod
     def tiny(cls) -> list[Tiny]:
         small = {"family": "vae", "latents": 3, "width": 16, "depth": 1, "batch_size": 32}

@@ -206,3 +206,15 @@ def test_configs_that_do_not_fit_the_data_are_refused(spec: DataSpec, knobs: dic
     with pytest.raises(InvalidInput, match=message) as caught:
         make(spec, np.zeros((4, 2)), **knobs)
     assert caught.value.errors[0].location.startswith("config.")
+
+
+def test_a_preview_shows_means_beside_draws_of_pictures() -> None:
+    grey = VAE.tiny()[2]
+    cells = np.zeros(grey.spec.cells)
+    model = build(grey.config, grey.spec, DataProfile(64, cells + 8, cells + 4, cells, cells + 16))
+    codes = model.preview_latents(5)
+    assert {name: z.shape for name, z in codes.items()} == {"means": (5, 3)}
+    assert torch.equal(codes["means"], model.preview_latents(5)["means"])
+    table = VAE.tiny()[0]
+    flat = np.zeros(table.spec.cells)
+    assert build(table.config, table.spec, DataProfile(64, flat, flat + 1, flat - 1, flat + 1)).preview_latents(5) == {}
