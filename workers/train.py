@@ -64,12 +64,13 @@ def train_job(store: Store, settings: WorkerSettings, claim: Claim, sender: Send
         processes=settings.train_processes,
         threads=settings.train_threads or threads_from_cgroup(),
     )
-    result = train(family, reader, plan, sender.progress, checkpoints)
+    reporter = _Reporter(sender)
+    result = train(family, reader, plan, reporter, checkpoints)
     if result.rank != 0:
         return None
     target = folder / f"attempt-{claim.attempt}" / "artifact"
-    sender.progress(_ending("export", result))
-    _complete(family, reader, request, result, target, sender)
+    reporter.ending("export", result)
+    _complete(family, reader, request, result, target, reporter)
     digest, size = store.artifacts.publish(target)
     return {"digest": digest, "size": size, "folder": str(target)}
 
@@ -107,7 +108,7 @@ def _complete(
     request: TrainRequest,
     result: TrainResult,
     folder: Path,
-    sender: Sender,
+    reporter: _Reporter,
 ) -> None:
     """Fill ``folder`` with the artifact: graphs, weights, manifest, card, preview."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -123,7 +124,7 @@ def _complete(
         "dataset": reader.dataset.digest,
     }
     assemble(family, folder, **about)
-    sender.progress(_ending("evaluate", result))
+    reporter.ending("evaluate", result)
     model = Model.load(folder, SessionOptions())
     answerer = program(model)
     evaluation = evaluate(answerer, reader)
@@ -154,5 +155,17 @@ def _training(result: TrainResult) -> dict[str, Any]:
     }
 
 
-def _ending(stage: str, result: TrainResult) -> Progress:
-    return Progress(stage=stage, step=result.steps, steps=result.planned, best=result.best)
+class _Reporter:
+    """Sends progress on; the stages after training keep its last figures, so that an ended job still shows them."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._send = sender.progress
+        self._last = Progress()
+
+    def __call__(self, progress: Progress) -> None:
+        self._last = progress
+        self._send(progress)
+
+    def ending(self, stage: str, result: TrainResult) -> None:
+        now = {"stage": stage, "step": result.steps, "steps": result.planned, "best": result.best}
+        self._send(self._last.model_copy(update={**now, "examples_per_second": None, "eta_seconds": None}))

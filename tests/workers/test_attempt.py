@@ -60,6 +60,10 @@ def test_training_then_continuing_then_batches(
     assert not (settings.scratch / "jobs" / first.id).exists()
     stages = [event.data["stage"] for event in store.catalogue.events(first.id) if event.type == "progress"]
     assert "export" in stages
+    assert (first.progress.stage, first.progress.step) == ("evaluate", 40)
+    assert first.progress.terms  # the last figures of training stay readable once it is over
+    assert first.progress.held_out is not None
+    assert first.progress.epoch > 0
 
     # what the first version left open holds for the second one, which goes on from its weights
     second = attempt(
