@@ -71,6 +71,7 @@ def test_unknown_families_are_refused() -> None:
 
 
 def test_a_vae_learns_faster_than_other_families_by_default() -> None:
-    # measured: more nats at equal steps on 8 x 8 digits, Fashion-MNIST and small tables
+    # measured, 3e-3 against 1e-3: more held-out nats on thyroid, mammography and cardio at 1,500 steps each, on
+    # 8 x 8 digits and Fashion-MNIST after fewer steps
     assert config_adapter.validate_python({"family": "vae"}).learning_rate == 3e-3
     assert config_adapter.validate_python({"family": "flow"}).learning_rate == 1e-3
