@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 
-class Bijection(nn.Module):
+class Bijection(nn.Module, ABC):
     """An invertible map; ``y`` is an int64 ``(B,)`` label for layers that condition on it, else None."""
 
+    @abstractmethod
     def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``x`` → ``z`` and log |det dz/dx| ``(B,)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """``z`` → ``x``."""
-        raise NotImplementedError
 
     def initialise(self, x: Tensor, y: Tensor | None = None) -> None:
         """Start from rows that arrive at this layer; most layers need not."""
