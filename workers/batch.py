@@ -3,16 +3,16 @@
 The file has ``row`` (place within the dataset), ``id`` where the dataset has ids, and by verb
 
 * encode: ``vector`` (fixed-size list), ``log_scale`` where the model has posteriors
-* log_prob: ``log_prob`` (nats, -inf where the density is zero), ``standard_error`` where it is Monte-Carlo
+* log_prob: ``log_prob`` (nats, -inf where the density is zero), ``standard_error`` (null unless Monte-Carlo), ``kind``
 * predict: a list of the cells' means ``mean`` and deviations ``std``, cells without a value being the hidden ones,
-  and ``log_prob`` of the mean
+  ``log_prob`` of the mean, ``kind``
 
-and the model, verb, kind and measure as metadata of the schema.
+and the model, verb, space and (where there is one) measure as metadata of the schema. ``kind`` is by row since rows
+with hidden cells may be answered otherwise than whole ones.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -122,21 +122,23 @@ def _answer(answerer: Program, verb: Verb, parameters: Parameters, rows: Rows, f
             x, hidden=hidden if hidden.any() else None, seed=parameters.seed, samples=parameters.samples, given=given
         )
         columns["log_prob"] = pa.array(scored.values)
-        if scored.standard_error is not None:
-            columns["standard_error"] = pa.array(scored.standard_error)
-        about = {"kind": str(scored.kind), "measure": str(scored.measure), "samples": json.dumps(scored.samples)}
+        error = scored.standard_error
+        columns["standard_error"] = pa.nulls(len(x), pa.float64()) if error is None else pa.array(error)
+        columns["kind"] = pa.array([str(scored.kind)] * len(x))
+        about = {"measure": str(scored.measure)}
     else:
         predicted = answerer.predict(x, hidden, seed=parameters.seed, samples=parameters.samples, given=given)
         columns |= {
-            "mean": _lists(predicted.mean),
-            "std": _lists(predicted.std),
+            "mean": _lists(predicted.mean, np.float64),
+            "std": _lists(predicted.std, np.float64),
             "log_prob": pa.array(predicted.log_prob),
+            "kind": pa.array([str(predicted.kind)] * len(x)),
         }
-        about = {"kind": str(predicted.kind), "log_prob_at": predicted.log_prob_at}
+        about = {"measure": str(answerer.manifest.measure), "log_prob_at": predicted.log_prob_at}
     return pa.table(columns).replace_schema_metadata(about)
 
 
-def _lists(values: NDArray[Any]) -> pa.Array:
-    """Rows of numbers as fixed-size lists of float32."""
-    flat = np.ascontiguousarray(values.reshape(len(values), -1), dtype=np.float32)
+def _lists(values: NDArray[Any], dtype: type[np.floating[Any]] = np.float32) -> pa.Array:
+    """Rows of numbers as fixed-size lists; vectors in float32, cells in the precision that their units may need."""
+    flat = np.ascontiguousarray(values.reshape(len(values), -1), dtype=dtype)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])

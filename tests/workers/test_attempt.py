@@ -98,9 +98,10 @@ def test_scores_as_a_batch_of_fitting_rows(store: Store, tmp_path: Path, queue_t
     batch = attempt(store.catalogue.insert_job(JobKind.BATCH, request)[0])
     assert batch.status is JobStatus.SUCCEEDED, batch.error
     table = pq.read_table(io.BytesIO(store.blobs.get(batch.result["key"])))
-    assert table.column_names == ["row", "log_prob", "standard_error"]
+    assert table.column_names == ["row", "log_prob", "standard_error", "kind"]
     assert np.isfinite(table["log_prob"].to_numpy()).all()
-    assert table.schema.metadata[b"kind"] == b"lower_bound"
+    assert set(table["kind"].to_pylist()) == {"lower_bound"}
+    assert table.schema.metadata[b"measure"] == b"probability"
 
     np.save(tmp_path / "plain.npy", np.random.default_rng(0).normal(size=(50, 3)))
     store.datasets.ingest("plain", [UploadedFile("plain.npy", tmp_path / "plain.npy")], {})
@@ -108,6 +109,28 @@ def test_scores_as_a_batch_of_fitting_rows(store: Store, tmp_path: Path, queue_t
     refused = attempt(store.catalogue.insert_job(JobKind.BATCH, other)[0])
     assert refused.status is JobStatus.FAILED
     assert "shape" in refused.error.detail
+
+
+def test_predicts_the_cells_that_have_no_value(store: Store, tmp_path: Path, queue_train: Any, attempt: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 3)) @ np.array([[1, 2, 0], [0, 1, 3], [0, 0, 0.1]]) + 1e6
+    np.save(tmp_path / "whole.npy", x)
+    store.datasets.ingest("whole", [UploadedFile("whole.npy", tmp_path / "whole.npy")], {})
+    trained = attempt(queue_train("pca", config={"components": 2}, dataset="whole"))
+    assert trained.status is JobStatus.SUCCEEDED, trained.error
+    holes = x.copy()
+    holes[::2, 1] = np.nan
+    np.save(tmp_path / "holes.npy", holes)
+    spec = {"columns": [{"name": "x1", "missing": True}]}
+    store.datasets.ingest("holes", [UploadedFile("holes.npy", tmp_path / "holes.npy")], spec)
+    batch = attempt(store.catalogue.insert_job(JobKind.BATCH, {"model": "m", "verb": "predict", "dataset": "holes"})[0])
+    assert batch.status is JobStatus.SUCCEEDED, batch.error
+    table = pq.read_table(io.BytesIO(store.blobs.get(batch.result["key"])))
+    mean = np.array(table["mean"].to_pylist())
+    shown = ~np.isnan(holes)
+    assert np.array_equal(mean[shown], x[shown])
+    errors = (mean - x)[~shown]
+    assert np.sqrt((errors**2).mean()) < 0.5 * x[:, 1].std()
+    assert set(table["kind"].to_pylist()) == {"exact"}
 
 
 @pytest.mark.parametrize(
