@@ -3,12 +3,15 @@
 #   PYTHON=python3.12   interpreter to build .venv with (default: the first of python3 … with version 3.11 or later)
 #   EXTRA=cpu|gpu       which ONNX runtime to install (default: gpu where an NVIDIA driver answers)
 #   PORT=8000 DATA=…    port and data folder of `make run`
+#   ROW=name SCALE=0.02 row of `make bench-quality` (default: all), and a share of its budgets to try it
 
 SHELL := /bin/bash
 VENV  ?= .venv
 PORT  ?=
 DATA  ?=
 TESTS ?=
+ROW   ?=
+SCALE ?=
 
 PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
@@ -16,14 +19,15 @@ EXTRA  ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(EXTRA)
+PEERS := $(VENV)/.installed-bench
 CODE  := contracts store models metrics engine workers service
 COVER := $(foreach room,contracts engine store service,--cov=$(room))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check bench openapi clean
+.PHONY: help setup setup-bench demo run test check bench bench-quality openapi clean
 
 help:  ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Make .venv and install everything under constraints.txt (done once)
 
@@ -38,6 +42,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@[ $(EXTRA) = gpu ] && other=onnxruntime || other=onnxruntime-gpu; \
 		$(BIN)/python -m pip uninstall --quiet --yes $$other 2>/dev/null || true
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),dev]'
+	@touch $@
+
+setup-bench: $(PEERS)  ## Install the libraries that `make bench-quality` compares with (done once)
+
+$(PEERS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),dev,bench]'
 	@touch $@
 
 demo: setup  ## Start everything, train on handwritten digits, call every verb, stop (under 4 minutes)
@@ -61,6 +71,9 @@ check: setup  ## Lint, format, types, import rules, drift of generated files
 bench: setup  ## Measure: densities on digits, speed of serving
 	@for each in benchmarks/[a-z]*.py; do \
 		name=$$(basename $$each .py); echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+bench-quality: setup-bench  ## Measure each family beside its peers, 10 minutes a row (ROW=name for one of recipes/)
+	@$(BIN)/python -m benchmarks.quality $(ROW) $(if $(SCALE),--scale $(SCALE))
 
 openapi: setup  ## Write openapi/openapi.json anew
 	$(BIN)/python -m service.openapi

@@ -12,10 +12,35 @@ symbolic, every graph treats rows independently and draws nothing itself.
     likelihood  z (B, L), u (B, cells), y?   → mean (B, *row), draw (B, *row)     data units, floating, not floored
     score       x, shown, z, y?              → log_likelihood (B,)                log p(shown cells of x | z), nats
     density     x, u (B, cells)?             → log_prob (B,)                      where the marginal has a closed form
-    The prior on z is N(0, I), or the mixture in the constants ``prior.*``.
+    The prior on z is N(0, I), or the mixture in the constants ``prior.*``; where the prior or the posterior is
+    more than that (hierarchical_vae, vae with another prior), two more graphs take their place in scoring and sampling:
+    infer       x, shown, eps (B, L), y?     → z (B, L), log_ratio (B,)           z ~ q(z | shown), log p(z) - log q(z)
+    prior       eps (B, L), temperature (B, G), u (B, 1)?, y? → z (B, L)          G groups, from the top down; a mixture
+                                                                                  takes its component from u
+    Without ``posterior``, a row is encoded as the ``z`` that ``infer`` answers at eps = 0.
+
+*autoregressive* over cells (autoregressive on tables and images); ``order`` and ``shown`` say which regime it is
+    score       x, y?                        → log_prob (B, cells)                each cell given those before it in the
+                                                                                  constant ``order`` (cells,), nats
+                x, order (B, cells), y?      → log_prob (B, cells)                cell order[t] given order[:t]
+                x, shown, y?                 → log_prob (B, cells)                each hidden cell given the shown ones
+    step        x, shown?, u (B, cells), temperature (B,), y? → mean, std, draw (B, cells)   inputs as in score
+                value (B,), cell (B,), next (B,), position (B,), cache (B, …), u (B, 1), temperature (B,), y?
+                                             → mean, std, draw (B,), new_cache    of cell ``next``; with KV cache;
+                                                                                  no cell yet: ``cell`` = cells
+    embed       x, y?                        → vector (B, L)                      pooled hidden state
+*autoregressive* over tokens (on texts); ⊥ is the last token of the alphabet and stands at both ends of a text
+    score       tokens (B, T), targets (B, T), y?      → log_prob (B, T)          log p(targets[t] | tokens[..t]), nats
+                tokens, targets, places (B, T), next_places (B, T), y? → log_prob where any order goes
+    step        token (B,), position (B,), cache (B, …), y? → logits (B, V), new_cache  with ``place``, ``next_place``
+                                                                                  (B,) where any order goes
+    embed       tokens (B, T), weight (B, T), y?       → vector (B, L)            states averaged by weight
+    The file ``tokenizer.json`` holds the alphabet where it is not UTF-8 bytes.
 
 *bijective* (flow)
     forward     x, u (B, cells)?, y?         → z (B, L), log_prob (B,)            nats of the data's own units
+                x, eps (B, discrete cells), y? → z, log_prob    where u is drawn from q(u | x): log p(x + u) - log q
+    density     x, u (B, cells), y?          → log_prob (B,)                      log p(x + u), beside such a forward
     inverse     z, y?                        → x (B, *row)                        floating, not floored
 
 Where data have discrete cells and the graph works on densities, ``u`` in [0, 1) is added to the
@@ -29,6 +54,7 @@ Constants (safetensors, float64). A mixture of Gaussians with K components in n 
     gaussian.*   pca: the model itself as a one-component mixture over the (dequantised) cells; makes
                  marginals and conditionals exact
     proposal.*   flow: mixture fitted on train rows over the (dequantised) cells, proposal of conditionals
+    order        autoregressive over cells in one order: the cells' numbers in that order
 """
 
 from __future__ import annotations
@@ -124,6 +150,9 @@ class Manifest(_Frozen):
     config: dict[str, Any] = Field(description="The family's config with every None resolved.")
     data: DataSpec
     latent_dimensions: int | None = Field(default=None, description="L, where the model has vectors.")
+    latent_groups: tuple[int, ...] | None = Field(
+        default=None, description="Sizes of the groups that a vector is made of, top first; they add up to L."
+    )
     condition: tuple[str, ...] | None = Field(
         default=None, description="Categories that `given: {label}` takes, where the model is conditional."
     )

@@ -79,8 +79,12 @@ class Column(BaseModel):
     categories: tuple[str, ...] | None = Field(
         default=None, description="The values of a categorical or label column, in the order of their codes."
     )
-    minimum: float | None = Field(default=None, description="Smallest value seen or allowed (integers, dates).")
-    maximum: float | None = Field(default=None, description="Largest value seen or allowed (integers, dates).")
+    minimum: float | None = Field(
+        default=None, description="Smallest value: seen or allowed (integers, dates), allowed (real; None: open)."
+    )
+    maximum: float | None = Field(
+        default=None, description="Largest value: seen or allowed (integers, dates), allowed (real; None: open)."
+    )
     missing: bool = Field(default=False, description="Whether cells may have no value.")
 
     @property
@@ -160,7 +164,7 @@ class _Derived:
                 low[index], high[index] = 0, len(column.categories or ()) - 1
             elif column.type is ColumnType.BOOLEAN:
                 low[index], high[index] = 0, 1
-            elif column.discrete:
+            else:
                 low[index] = -np.inf if column.minimum is None else column.minimum
                 high[index] = np.inf if column.maximum is None else column.maximum
         return low, high
@@ -224,8 +228,21 @@ class DataSpec(BaseModel):
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """The dtype of the features: uint8 for images, float64 for tables."""
+        """The dtype of the features: uint8 for images, float64 for tables, objects (strings) for texts."""
+        if self.modality == "text":
+            return np.dtype(object)
         return np.dtype(np.uint8) if self.image is not None else np.dtype(np.float64)
+
+    def same_rows(self, other: DataSpec) -> bool:
+        """Whether rows of ``other`` have the shape of rows of this spec; all texts do."""
+        if self.modality != other.modality:
+            return False
+        return self.modality == "text" or self.row_shape == other.row_shape
+
+    @property
+    def row_name(self) -> str:
+        """What a row is, for people."""
+        return "texts" if self.modality == "text" else f"{self.modality} rows of shape {self.row_shape}"
 
     @property
     def discrete(self) -> NDArray[np.bool_]:
@@ -239,6 +256,8 @@ class DataSpec(BaseModel):
 
     @property
     def measure(self) -> Measure:
+        if self.modality == "text":
+            return Measure.PROBABILITY
         discrete = self.discrete
         if discrete.all():
             return Measure.PROBABILITY
@@ -247,20 +266,26 @@ class DataSpec(BaseModel):
     def quantise(self, x: NDArray[np.floating]) -> NDArray[np.generic]:
         """Put dequantised values back on the grid.
 
-        Discrete cells were spread over ``[v, v+1)``, so they are floored and clipped to their
-        bounds; real cells stay. ``x``: ``(..., *row_shape)`` float; returns ``dtype``.
+        Discrete cells were spread over ``[v, v+1)``, so they are floored; every cell is clipped to its
+        bounds, which real ones have where a range was given. ``x``: ``(..., *row_shape)`` float; returns ``dtype``.
         """
         flat = np.array(x, dtype=np.float64).reshape(*x.shape[: x.ndim - len(self.row_shape)], self.cells)
         discrete = self.discrete
-        low, high = self.bounds
-        flat[..., discrete] = np.clip(np.floor(flat[..., discrete]), low[discrete], high[discrete])
+        flat[..., discrete] = np.floor(flat[..., discrete])
+        np.clip(flat, *self.bounds, out=flat)
         return flat.reshape(x.shape).astype(self.dtype)
 
     def check(self, x: NDArray[np.generic], hidden: NDArray[np.bool_] | None = None) -> None:
         """Raise InvalidInput, naming rows and columns, unless ``x`` holds rows of this spec.
 
-        ``x``: ``(B, *row_shape)`` of ``dtype``; shown cells must be finite, discrete ones whole and in bounds.
+        ``x``: ``(B, *row_shape)`` of ``dtype``; shown cells must be finite, discrete ones whole and in bounds. Texts
+        are an array of strings ``(B,)``.
         """
+        if self.modality == "text":
+            row = next((row for row, text in enumerate(x.tolist()) if not isinstance(text, str)), None)
+            if row is not None:
+                raise InvalidInput(f"inputs[{row}] must be a string, since rows are texts")
+            return
         if x.shape[1:] != self.row_shape:
             raise InvalidInput(f"rows must have shape {self.row_shape}, got {x.shape[1:]}")
         flat = x.reshape(len(x), self.cells).astype(np.float64, copy=False)
@@ -268,9 +293,10 @@ class DataSpec(BaseModel):
         discrete = self.discrete
         low, high = self.bounds
         right = np.isfinite(flat)
-        if discrete.any():
-            with np.errstate(invalid="ignore"):
-                right &= ~discrete | ((flat == np.floor(flat)) & (flat >= low) & (flat <= high))
+        with np.errstate(invalid="ignore"):
+            right &= (flat >= low) & (flat <= high)
+            if discrete.any():
+                right &= ~discrete | (flat == np.floor(flat))
         wrong = shown & ~right
         if not wrong.any():
             return
@@ -280,7 +306,7 @@ class DataSpec(BaseModel):
             name = self.cell_name(int(cell))
             if not np.isfinite(value):
                 what = f"is {value}; send null or a mask for a hidden cell"
-            elif value != np.floor(value):
+            elif discrete[cell] and value != np.floor(value):
                 what = f"is {value:g} but must be a whole number"
             else:
                 what = f"is {value:g} but must lie in {low[cell]:g}..{high[cell]:g}"

@@ -15,6 +15,7 @@ from contracts.artifact import AnswerKind, Kind, Verb, VerbSpec
 from contracts.data import ColumnType, DataSpec
 from contracts.errors import FieldProblem, InvalidInput
 
+TRANSFORMER_LARGEST_CELLS = 1024
 PCA_LARGEST_CELLS = 4096
 """The covariance is held and solved whole: 4096² doubles are 134 MB."""
 
@@ -27,26 +28,29 @@ class FamilyConfig(BaseModel):
     kind: ClassVar[Kind]
     answers: ClassVar[Mapping[Verb, VerbSpec]]
     """What versions of the family answer at best; a version's manifest says what it answers itself."""
+    modalities: ClassVar[tuple[str, ...]] = ("table", "image")
+    takes_missing: ClassVar[bool] = False
+    """Whether training rows may hold NaN in columns that are declared missing; other families get them completed."""
 
     family: str
 
     def check_data(self, spec: DataSpec) -> None:
         """Raise InvalidInput if this family cannot train on such data; called before a job is queued."""
-        if spec.modality == "text":
+        if spec.modality not in self.modalities:
+            takes = " and ".join({"table": "tables", "image": "images", "text": "texts"}[m] for m in self.modalities)
             raise InvalidInput(
-                f"{self.family} models tables and images, and this dataset is text",
-                errors=[FieldProblem(location="dataset", message="use a dataset of rows or images")],
-            )
-        missing = [column.name for column in spec.features if column.missing]
-        if missing:
-            raise InvalidInput(
-                f"{self.family} trains on complete rows, and these columns have missing cells: {', '.join(missing)}",
-                errors=[FieldProblem(location="dataset", message="fill the cells or drop the columns")],
+                f"{self.family} models {takes}, and this dataset is {spec.modality}",
+                errors=[FieldProblem(location="dataset", message=f"use a dataset of {takes}")],
             )
         if getattr(self, "condition", "none") == "label" and (spec.label is None or not spec.label.categories):
             raise InvalidInput(
                 "condition is `label`, but the dataset has no label column",
                 errors=[FieldProblem(location="config.condition", message="use `none`, or give a column that role")],
+            )
+        if getattr(self, "condition", "none") == "label" and spec.label is not None and spec.label.missing:
+            raise InvalidInput(
+                f"condition is `label`, but the label column {spec.label.name} may have empty cells",
+                errors=[FieldProblem(location="config.condition", message="use `none`, or label every row")],
             )
 
 
@@ -58,6 +62,9 @@ class GradientConfig(FamilyConfig):
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled weight decay (AdamW).")
     warmup: float = Field(default=0.05, ge=0, le=0.5, description="Share of the steps of linear warm-up.")
     gradient_clip: float = Field(default=5.0, gt=0, description="Largest norm of the gradient.")
+    gradient_skip: float = Field(
+        default=0.0, ge=0, description="Updates whose gradient has a larger norm than this are left out; 0: none are."
+    )
     ema_decay: float = Field(default=0.999, ge=0, lt=1, description="Decay per step of the averaged weights; 0 = off.")
     patience: int = Field(
         default=20, ge=1, le=10_000, description="Evaluations without a better held-out score before training stops."
@@ -83,6 +90,7 @@ class PCAConfig(FamilyConfig):
     """Probabilistic PCA (Tipping & Bishop 1999)."""
 
     kind = Kind.LATENT
+    takes_missing = True
     answers = _answers(log_prob=AnswerKind.EXACT, predict=AnswerKind.EXACT)
 
     family: Literal["pca"]
@@ -148,6 +156,7 @@ class VAEConfig(GradientConfig):
     """Variational autoencoder (Kingma & Welling 2014), scored by the IWAE bound (Burda et al. 2016)."""
 
     kind = Kind.LATENT
+    takes_missing = True
     answers = _answers(log_prob=AnswerKind.LOWER_BOUND, predict=AnswerKind.ESTIMATE)
 
     family: Literal["vae"]
@@ -159,9 +168,9 @@ class VAEConfig(GradientConfig):
     width: int | None = Field(default=None, ge=4, le=4096, description="Hidden units or channels.")
     depth: int | None = Field(
         default=None,
-        ge=1,
+        ge=0,
         le=16,
-        description="Hidden layers (mlp; default 2) or blocks per scale (convolutional; 1).",
+        description="Hidden layers (mlp; default 2; 0: linear) or blocks per scale (convolutional; 1).",
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of hidden units dropped while training.")
     likelihood: Literal["auto", "bernoulli", "discretised_logistic", "gaussian"] = Field(
@@ -172,53 +181,212 @@ class VAEConfig(GradientConfig):
     beta: float = Field(default=1.0, ge=0, le=1000, description="Weight of the rate (Higgins et al. 2017).")
     kl_warmup: float = Field(default=0.2, ge=0, le=1, description="Share of the steps over which beta grows from 0.")
     free_bits: float = Field(default=0.0, ge=0, le=10, description="Rate per latent dimension that is free, in nats.")
+    objective: Literal["elbo", "iwae"] = Field(
+        default="elbo", description="iwae: descend the importance-weighted bound (Burda et al. 2016)."
+    )
+    importance_samples: int = Field(default=5, ge=1, le=1000, description="Draws of z per row while training (iwae).")
+    prior: Literal["normal", "mixture", "flow"] = Field(
+        default="normal",
+        description="p(z): N(0, I); VampPrior, a mixture of posteriors of learned pseudo-inputs (Tomczak & Welling "
+        "2018); or a coupling flow on N(0, I).",
+    )
+    prior_components: int = Field(default=100, ge=1, le=2000, description="Pseudo-inputs of the mixture prior.")
+    masking: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of the training rows of which some cells are hidden at random, so that any cells can be "
+        "predicted from the others; 0 is best where only densities are asked.",
+    )
     condition: Literal["none", "label"] = Field(default="none", description="label: p(x | label), asked by `given`.")
 
     def check_data(self, spec: DataSpec) -> None:
         super().check_data(spec)
         _check_network(self.network, spec)
-        low, high = spec.bounds
-        for cell, discrete in enumerate(spec.discrete):
-            if spec.image is None and spec.features[cell].type in (ColumnType.CATEGORICAL, ColumnType.BOOLEAN):
-                continue
-            two = discrete and high[cell] - low[cell] == 1
-            if (self.likelihood == "bernoulli" and not two) or (
-                self.likelihood == "discretised_logistic" and not discrete
-            ):
-                need = "two values" if self.likelihood == "bernoulli" else "whole numbers"
-                raise InvalidInput(
-                    f"the likelihood `{self.likelihood}` is for {need}, and {spec.cell_name(cell)} holds others",
-                    errors=[FieldProblem(location="config.likelihood", message="use `auto`: each column by its type")],
-                )
+        _check_likelihood(self.likelihood, spec)
+        if self.prior == "flow" and self.latents == 1:
+            raise InvalidInput(
+                "a flow prior couples at least two latents",
+                errors=[FieldProblem(location="config.latents", message="ask for 2 or more, or for another prior")],
+            )
+        if self.objective == "iwae" and self.free_bits:
+            raise InvalidInput(
+                "free bits belong to the objective `elbo`: the importance-weighted bound has no rate to free",
+                errors=[FieldProblem(location="config.free_bits", message="leave it at 0, or use the objective elbo")],
+            )
+
+
+def _check_likelihood(likelihood: str, spec: DataSpec) -> None:
+    low, high = spec.bounds
+    for cell, discrete in enumerate(spec.discrete):
+        if spec.image is None and spec.features[cell].type in (ColumnType.CATEGORICAL, ColumnType.BOOLEAN):
+            continue
+        two = discrete and high[cell] - low[cell] == 1
+        if (likelihood == "bernoulli" and not two) or (likelihood == "discretised_logistic" and not discrete):
+            need = "two values" if likelihood == "bernoulli" else "whole numbers"
+            raise InvalidInput(
+                f"the likelihood `{likelihood}` is for {need}, and {spec.cell_name(cell)} holds others",
+                errors=[FieldProblem(location="config.likelihood", message="use `auto`: each column by its type")],
+            )
+
+
+class HierarchicalVAEConfig(GradientConfig):
+    """Top-down hierarchical VAE (Child 2021; Vahdat & Kautz 2020), scored by the IWAE bound."""
+
+    kind = Kind.LATENT
+    takes_missing = True
+    answers = _answers(log_prob=AnswerKind.LOWER_BOUND, predict=AnswerKind.ESTIMATE)
+
+    family: Literal["hierarchical_vae"]
+    groups: int | None = Field(default=None, ge=1, le=64, description="Groups of latents, from the top down.")
+    latents: int | None = Field(
+        default=None, ge=1, le=1024, description="Latent dimensions of a group (convolutional: channels per site)."
+    )
+    network: Literal["auto", "mlp", "convolutional"] = Field(
+        default="auto", description="auto: convolutional for images of at least 16 pixels a side, else mlp."
+    )
+    width: int | None = Field(default=None, ge=4, le=4096, description="Hidden units or channels.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of hidden units dropped while training.")
+    likelihood: Literal["auto", "bernoulli", "discretised_logistic", "gaussian"] = Field(
+        default="auto",
+        description="Of numbers; categories have a softmax. auto: bernoulli for two levels, discretised_logistic for "
+        "other discrete cells, gaussian with learned variance for real ones.",
+    )
+    kl_warmup: float = Field(
+        default=0.2, ge=0, le=1, description="Share of the steps over which the rate's weight grows from 0 to 1."
+    )
+    kl_balancing: bool = Field(
+        default=False, description="Weigh the rates of groups against each other during the warm-up (NVAE)."
+    )
+    free_bits: float = Field(default=0.0, ge=0, le=10, description="Rate per latent dimension that is free, in nats.")
+    gradient_skip: float = Field(
+        default=400.0, ge=0, description="Updates whose gradient has a larger norm than this are left out; 0: none are."
+    )
+    masking: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of the training rows of which some cells are hidden at random, so that any cells can be "
+        "predicted from the others; 0 is best where only densities are asked.",
+    )
+    condition: Literal["none", "label"] = Field(default="none", description="label: p(x | label), asked by `given`.")
+
+    def check_data(self, spec: DataSpec) -> None:
+        super().check_data(spec)
+        _check_network(self.network, spec)
+        _check_likelihood(self.likelihood, spec)
 
 
 class FlowConfig(GradientConfig):
-    """Normalising flow of coupling layers: additive = NICE, affine = RealNVP (Dinh et al. 2014, 2017)."""
+    """Normalising flow of coupling layers: additive = NICE, affine = RealNVP (Dinh et al. 2014, 2017), spline = NSF
+    (Durkan et al. 2019), mixture_cdf = Flow++ (Ho et al. 2019)."""
 
     kind = Kind.BIJECTIVE
     answers = _answers(log_prob=AnswerKind.EXACT, predict=AnswerKind.ESTIMATE)
 
     family: Literal["flow"]
-    coupling: Literal["additive", "affine"] = Field(default="affine", description="What a coupling layer does.")
+    coupling: Literal["additive", "affine", "spline", "mixture_cdf"] = Field(
+        default="affine", description="What a coupling layer does."
+    )
     network: Literal["auto", "mlp", "multiscale"] = Field(
         default="auto", description="auto: multiscale for images of at least 16 pixels a side, else mlp."
     )
+    linear: Literal["auto", "permutation", "lu"] = Field(
+        default="auto", description="Between couplings: fixed orders, or learned LU maps. auto: lu for spline."
+    )
     layers: int | None = Field(default=None, ge=2, le=128, description="Coupling layers (per scale for multiscale).")
     width: int | None = Field(default=None, ge=4, le=4096, description="Hidden units or channels of a conditioner.")
-    depth: int = Field(default=2, ge=1, le=16, description="Hidden layers of a conditioner.")
+    depth: int = Field(default=2, ge=1, le=16, description="Hidden layers or residual blocks of a conditioner.")
     dropout: float | None = Field(
         default=None, ge=0, lt=1, description="Share of hidden units dropped while training; None: more for fewer rows."
+    )
+    bins: int = Field(default=8, ge=2, le=64, description="Bins of a spline.")
+    tail_bound: float = Field(
+        default=5.0, gt=0, le=100, description="Splines act within ± this many deviations; beyond, the identity."
+    )
+    components: int = Field(default=8, ge=1, le=64, description="Logistics of a mixture CDF.")
+    attention: bool = Field(default=False, description="Self-attention in convolutional conditioners (Flow++).")
+    dequantisation: Literal["uniform", "variational"] = Field(
+        default="uniform", description="How discrete cells are spread over their bins while training and scoring."
     )
     condition: Literal["none", "label"] = Field(default="none", description="label: p(x | label), asked by `given`.")
 
 
-AnyConfig = Annotated[PCAConfig | AutoencoderConfig | VAEConfig | FlowConfig, Field(discriminator="family")]
+class AutoregressiveConfig(GradientConfig):
+    """p(x) = ∏ p(x_i | those before): tables, images and texts, in one order or in any."""
+
+    kind = Kind.AUTOREGRESSIVE
+    modalities = ("table", "image", "text")
+    takes_missing = True
+    answers: ClassVar[Mapping[Verb, VerbSpec]] = {
+        Verb.ENCODE: VerbSpec(supported=True, kind=AnswerKind.EXACT),
+        Verb.DECODE: VerbSpec(
+            supported=False, refusal="autoregressive has no latent variables to decode: train a vae, flow or pca"
+        ),
+        Verb.SAMPLE: VerbSpec(supported=True, kind=AnswerKind.EXACT),
+        Verb.LOG_PROB: VerbSpec(supported=True, kind=AnswerKind.EXACT),
+        Verb.PREDICT: VerbSpec(supported=True, kind=AnswerKind.EXACT),
+        Verb.SIMILARITY: VerbSpec(supported=True, kind=AnswerKind.EXACT),
+    }
+
+    family: Literal["autoregressive"]
+    backbone: Literal["auto", "transformer", "made", "gated_pixelcnn"] = Field(
+        default="auto",
+        description="transformer: texts, tables, small images. made: tables and images. gated_pixelcnn: images. auto: "
+        "transformer for texts, else made.",
+    )
+    any_order: bool = Field(
+        default=False, description="Train over random orders, so that any cells can be predicted from any others."
+    )
+    width: int | None = Field(default=None, ge=4, le=8192, description="Hidden units, channels, or embedding size.")
+    depth: int | None = Field(default=None, ge=1, le=64, description="Hidden layers or blocks.")
+    heads: int | None = Field(default=None, ge=1, le=64, description="Attention heads (transformer); divides width.")
+    context: int | None = Field(
+        default=None, ge=8, le=8192, description="Tokens that a text model sees at once; texts only."
+    )
+    dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="Share of hidden units dropped while training; None: more for fewer rows."
+    )
+    components: int = Field(default=10, ge=1, le=64, description="Logistics of the mixture of an ordered cell.")
+    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="Peak of the warm-up + cosine schedule.")
+    tokens: Literal["bytes", "bpe"] = Field(
+        default="bytes", description="What a text is made of: UTF-8 bytes, or pairs merged on the train text (BPE)."
+    )
+    vocabulary: int = Field(default=1024, ge=257, le=65536, description="Tokens of a BPE vocabulary.")
+    condition: Literal["none", "label"] = Field(default="none", description="label: p(x | label), asked by `given`.")
+
+    def check_data(self, spec: DataSpec) -> None:
+        super().check_data(spec)
+        needs = {"made": ("table", "image"), "gated_pixelcnn": ("image",)}.get(self.backbone, self.modalities)
+        if spec.modality not in needs:
+            raise InvalidInput(
+                f"the backbone `{self.backbone}` does not read data that are {spec.modality}",
+                errors=[FieldProblem(location="config.backbone", message="use `auto`, or one that fits the data")],
+            )
+        if self.backbone == "transformer" and spec.modality != "text" and spec.cells > TRANSFORMER_LARGEST_CELLS:
+            raise InvalidInput(
+                f"a transformer attends to at most {TRANSFORMER_LARGEST_CELLS} cells, and a row has {spec.cells}",
+                errors=[FieldProblem(location="config.backbone", message="use made, or gated_pixelcnn for images")],
+            )
+        if self.width and self.heads and self.width % self.heads:
+            raise InvalidInput(
+                f"width {self.width} is not a multiple of {self.heads} heads",
+                errors=[FieldProblem(location="config.heads", message="give heads that divide the width")],
+            )
+
+
+AnyConfig = Annotated[
+    PCAConfig | AutoencoderConfig | VAEConfig | HierarchicalVAEConfig | FlowConfig | AutoregressiveConfig,
+    Field(discriminator="family"),
+]
 
 CONFIG_CLASSES: dict[str, type[FamilyConfig]] = {
     "pca": PCAConfig,
     "autoencoder": AutoencoderConfig,
     "vae": VAEConfig,
+    "hierarchical_vae": HierarchicalVAEConfig,
     "flow": FlowConfig,
+    "autoregressive": AutoregressiveConfig,
 }
 
 config_adapter: TypeAdapter[AnyConfig] = TypeAdapter(AnyConfig)

@@ -31,6 +31,9 @@ CONSTANTS_FILE = "constants.safetensors"
 _BYTES_PER_FILE_BYTE = 2
 _BYTES_PER_SESSION = 1 << 20
 
+# Sequences of a large model that are drawn in one run, however large their caches are.
+_STATES_PER_RUN = 8
+
 
 def estimate_resident_bytes(manifest: Manifest) -> int:
     """Return about how many bytes a model takes when all of its graphs are loaded."""
@@ -93,7 +96,7 @@ class Model:
     def rows_per_run(self, graph: str) -> int:
         """Return how many rows one run of ``graph`` takes at most (at least 1)."""
         spec = self._spec(graph)
-        return max(1, self.options.element_budget // max(1, _row_elements(spec, {})))
+        return max(1, _element_budget(spec, self.options.element_budget) // max(1, _row_elements(spec, {})))
 
     def run(
         self,
@@ -153,7 +156,7 @@ class Model:
                 batcher = self._batchers[key] = Batcher(
                     run,
                     row_elements=_row_elements(spec, arrays),
-                    element_budget=self.options.element_budget,
+                    element_budget=_element_budget(spec, self.options.element_budget),
                     queue_rows=self.options.queue_rows,
                     counters=self.counters.setdefault(graph, BatchCounters()),
                 )
@@ -221,6 +224,15 @@ def _prepare(graph: str, spec: GraphSpec, feeds: Mapping[str, NDArray[np.generic
     if len(counts) != 1:
         raise InvalidInput(f"the inputs of `{graph}` must have equal numbers of rows, got {sorted(counts)}")
     return arrays, counts.pop()
+
+
+def _element_budget(spec: GraphSpec, budget: int) -> int:
+    """The budget of one run, raised for graphs that hand a state to their next run: it is not what a caller sent, and
+    sequences that are drawn together must fit into a batch together."""
+    outputs = {tensor.name for tensor in spec.outputs}
+    state = [tensor for tensor in spec.inputs if f"new_{tensor.name}" in outputs]
+    row = sum(math.prod(size if isinstance(size, int) else 1 for size in tensor.shape[1:]) for tensor in state)
+    return budget + 2 * row * _STATES_PER_RUN
 
 
 def _row_elements(spec: GraphSpec, arrays: Arrays) -> int:

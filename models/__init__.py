@@ -42,7 +42,9 @@ FAMILIES: Mapping[str, type[Family[Any]]] = _Families(
         "pca": ("models.pca", "PCA"),
         "autoencoder": ("models.autoencoder", "Autoencoder"),
         "vae": ("models.vae", "VAE"),
+        "hierarchical_vae": ("models.hierarchical_vae", "HierarchicalVAE"),
         "flow": ("models.flow", "Flow"),
+        "autoregressive": ("models.autoregressive", "Autoregressive"),
     }
 )
 

@@ -200,6 +200,11 @@ class Family(nn.Module, ABC, Generic[ConfigT]):
     def latent_dimensions(self) -> int | None:
         return None
 
+    @property
+    def latent_groups(self) -> tuple[int, ...] | None:
+        """Sizes of the groups of a vector, top first, where it has several."""
+        return None
+
     def constants(self) -> dict[str, Tensor]:
         """Arrays for the engine's programs, float64; names as in `contracts.artifact`."""
         return {}

@@ -4,20 +4,22 @@
 
 L. Dinh, D. Krueger and Y. Bengio, "NICE: non-linear independent components estimation", 2014
 (arXiv:1410.8516): ``coupling="additive"`` with a last diagonal scaling. L. Dinh, J. Sohl-Dickstein and
-S. Bengio, "Density estimation using Real NVP", 2017 (arXiv:1605.08803): ``coupling="affine"``.
-ActNorm as in D. P. Kingma and P. Dhariwal, "Glow", 2018 (arXiv:1807.03039), without its learned
-permutations: orders of the channels are fixed and drawn once.
+S. Bengio, "Density estimation using Real NVP", 2017 (arXiv:1605.08803): ``coupling="affine"``. C. Durkan et al.,
+"Neural spline flows", 2019 (arXiv:1906.04032): ``coupling="spline"``. J. Ho et al., "Flow++", 2019
+(arXiv:1902.00275): ``coupling="mixture_cdf"`` with ``attention`` and ``dequantisation="variational"``. ActNorm as in
+D. P. Kingma and P. Dhariwal, "Glow", 2018 (arXiv:1807.03039); between couplings the channels change places by orders
+drawn once, or are mixed by learned LU maps.
 
-Discrete cells are dequantised by uniform ``u``; the score is then a lower bound of their probability.
-Conditionals p(x_A | x_B) have no closed form: a Gaussian mixture fitted on train rows
-(``proposal.*``) proposes, the flow's density weighs.
+Discrete cells are dequantised by ``u``, uniform or drawn from a learned q(u | x); the score is then a lower bound of
+their probability, log p(x + u) - log q(u | x) in expectation. Conditionals p(x_A | x_B) have no closed form: a
+Gaussian mixture fitted on train rows (``proposal.*``) proposes, the flow's density weighs.
 
 Training is in float32. In the graphs the variables that flow are float64, since the error of an inverse
 grows with each layer; so are the mlp conditioners, while convolutions, which have no float64 kernel on CPU,
 compute in float32 inside their conditioner.
 
 Legend: ``B`` rows, ``D`` cells, ``x`` raw features, ``v`` pre-processed cells, ``z`` base variables, ``u``
-uniform noise, ``y`` labels.
+where in its bin a discrete value stands, ``eps`` normal noise that ``u`` is made of, ``y`` labels.
 """
 
 from __future__ import annotations
@@ -32,15 +34,15 @@ from torch import Tensor, nn
 
 from contracts.artifact import AnswerKind, Kind, TensorSpec, Tolerance, Verb, VerbSpec
 from contracts.data import Column, ColumnType, DataProfile, DataSpec, ImageShape, Role
-from contracts.errors import InvalidInput
 from contracts.families import FamilyConfig, FlowConfig
 from models.family import Batch, Family, Graph, LossStage, Noise, Stage, Terms, Tiny, first_rows, refused, supported
-from models.layers.actnorm import ActNorm
 from models.layers.bijection import Bijection
-from models.layers.coupling import ConvConditioner, Coupling, Diagonal, MLPConditioner, Permutation
+from models.layers.dequantisation import VariationalDequantiser
+from models.layers.linear_maps import LU
 from models.layers.mixture import fit_mixture
 from models.layers.multiscale import Chain, Multiscale, scales_of
 from models.layers.preprocessing import Preprocess
+from models.layers.stack import flow_layers, resolve
 
 PROPOSAL_CELLS = 1024
 """Beyond, a full-covariance proposal is neither small nor any good."""
@@ -84,7 +86,7 @@ class Flow(Family[FlowConfig]):
         parents: Mapping[str, Family[FamilyConfig]] | None = None,
     ) -> None:
         super().__init__(config, spec, profile, parents)
-        self.config = config = _resolve(config, spec, profile)
+        self.config = config = resolve(config, spec, profile.rows)
         self.classes = len(spec.label.categories or ()) if config.condition == "label" and spec.label else 0
         self.multiscale = config.network == "multiscale"
         self.preprocess = Preprocess(spec, profile, logit=self.multiscale)
@@ -93,41 +95,26 @@ class Flow(Family[FlowConfig]):
             # What float32 convolutions of two runtimes may differ by, after the couplings have stretched it.
             self.tolerance = Tolerance(absolute=1e-3, relative=1e-4)
         self.any_discrete = self.preprocess.dequantise.any
+        self.dequantiser = None
+        if config.dequantisation == "variational":
+            width, depth = config.width or 4, min(config.depth, 2)
+            self.dequantiser = VariationalDequantiser(
+                spec, profile, convolutional=self.multiscale, width=width, depth=depth, classes=self.classes
+            )
         self.net: Chain | Multiscale
-        if self.multiscale and spec.image is not None:
-            height, width, channels = spec.image.shape
-            self.net = Multiscale(channels, height, width, scales_of(height, width), self._layers)
+        if self.multiscale:
+            height, wide, channels = spec.row_shape
+
+            def layers(channels: int, scale: int) -> list[Bijection]:
+                sides = (height >> scale + 1, wide >> scale + 1)
+                return flow_layers(config, channels, scale=scale, sides=sides, classes=self.classes)
+
+            self.net = Multiscale(channels, height, wide, scales_of(height, wide), layers)
         else:
-            # A single cell leaves nothing to couple with; the flow is then its ActNorm.
-            self.net = Chain(self._layers(spec.cells, 0))
+            self.net = Chain(flow_layers(config, spec.cells, classes=self.classes))
         self.register_buffer("proposal_log_weights", torch.zeros(0, dtype=torch.float64))
         self.register_buffer("proposal_means", torch.zeros(0, spec.cells, dtype=torch.float64))
         self.register_buffer("proposal_cholesky", torch.zeros(0, spec.cells, spec.cells, dtype=torch.float64))
-
-    def _layers(self, channels: int, scale: int) -> list[Bijection]:
-        config = self.config
-        affine = config.coupling == "affine"
-        layers: list[Bijection] = []
-        conditioner: type[MLPConditioner] | type[ConvConditioner]
-        conditioner = ConvConditioner if self.multiscale else MLPConditioner
-        kept = channels // 2
-        for index in range(config.layers or 2) if kept else ():
-            moved = channels - kept
-            network = conditioner(
-                kept,
-                2 * moved if affine else moved,
-                width=(config.width or 4) * 2**scale,
-                depth=config.depth,
-                dropout=config.dropout or 0.0,
-                classes=self.classes,
-            )
-            if affine:
-                layers.append(ActNorm(channels))
-            # Shuffles alternate with mirrors: each two layers move every channel, however few there are.
-            layers.append(Permutation(channels, seed=None if index % 2 else 1000 * scale + index))
-            layers.append(Coupling(network, kept, affine=affine))
-        layers.append(ActNorm(channels) if affine or not kept else Diagonal(channels))
-        return layers
 
     @classmethod
     def tiny(cls) -> list[Tiny]:
@@ -136,15 +123,26 @@ class Flow(Family[FlowConfig]):
         mixed = (*real[:2], Column(name="n", type=ColumnType.INTEGER, minimum=0, maximum=9))
         small = ImageShape(height=4, width=4, levels=17)
         large = ImageShape(height=16, width=16, levels=256)
+        rgb = ImageShape(height=8, width=8, channels=3)
         mlp = FlowConfig(family="flow", layers=2, width=16, learning_rate=3e-3)
         labelled = mlp.model_copy(update={"condition": "label"})
         wide = mlp.model_copy(update={"network": "multiscale", "layers": 2, "width": 8, "depth": 1})
+        spline = labelled.model_copy(update={"coupling": "spline", "bins": 4})
+        mixture = {"coupling": "mixture_cdf", "components": 2, "dequantisation": "variational"}
         return [
             Tiny(mlp, DataSpec(modality="table", columns=real)),
             Tiny(mlp.model_copy(update={"coupling": "additive"}), DataSpec(modality="table", columns=mixed)),
             Tiny(labelled, DataSpec(modality="table", columns=(*real, label))),
             Tiny(labelled, DataSpec(modality="image", image=small, columns=(label,))),
             Tiny(wide, DataSpec(modality="image", image=large), rows=64, steps=20),
+            Tiny(spline, DataSpec(modality="table", columns=(*mixed, label))),
+            Tiny(mlp.model_copy(update=mixture), DataSpec(modality="table", columns=mixed)),
+            Tiny(
+                wide.model_copy(update={**mixture, "linear": "lu", "attention": True}),
+                DataSpec(modality="image", image=rgb),
+                rows=64,
+                steps=20,
+            ),
         ]
 
     @property
@@ -157,13 +155,13 @@ class Flow(Family[FlowConfig]):
     def to_base(self, x: Tensor, u: Tensor | None, y: Tensor | None) -> tuple[Tensor, Tensor]:
         """Raw ``x`` → ``z`` ``(B, D)`` and log p(x + u) ``(B,)`` in nats of the data's own units, float64."""
         v, outer = self.preprocess(x, u)
-        v = v.to(self.working_dtype)
-        if self.multiscale:
-            height, width, channels = self.spec.row_shape
-            v = v.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
-        z, inner = self.net(v, y)
+        z, inner = self.net(self._fold(v), y)
         base = -0.5 * (z.to(torch.float64) ** 2).sum(-1) - 0.5 * self.spec.cells * math.log(2 * math.pi)
         return z, base + inner.to(torch.float64) + outer
+
+    def _fold(self, v: Tensor) -> Tensor:
+        v = v.to(self.working_dtype)
+        return v.reshape(-1, *self.spec.row_shape).permute(0, 3, 1, 2) if self.multiscale else v
 
     def from_base(self, z: Tensor, y: Tensor | None) -> Tensor:
         """``z`` ``(B, D)`` → dequantised ``x`` ``(B, *row)`` float64."""
@@ -173,18 +171,23 @@ class Flow(Family[FlowConfig]):
         return self.preprocess.inverse(v)
 
     def log_prob(self, batch: Batch, noise: Noise) -> Tensor:
-        """log p(x + u) of each row ``(B,)`` for one draw of ``u``."""
-        u = noise.uniform(self.spec.cells, dtype=torch.float64) if self.any_discrete else None
-        return self.to_base(batch.x, u, batch.y)[1]
+        """log p(x + u) - log q(u | x) of each row ``(B,)`` for one draw of ``u``."""
+        if self.dequantiser is not None:
+            u, log_q = self.spread(batch.x, noise.normal(self.dequantiser.count), batch.y)
+            return self.to_base(batch.x, u, batch.y)[1] - log_q
+        uniform = noise.uniform(self.spec.cells, dtype=torch.float64) if self.any_discrete else None
+        return self.to_base(batch.x, uniform, batch.y)[1]
+
+    def spread(self, x: Tensor, eps: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``u`` ``(B, D)`` in [0, 1) and log q(u | x) ``(B,)``, float64, for normals ``eps`` of the discrete cells."""
+        assert self.dequantiser is not None
+        u, log_q = self.dequantiser(x, eps.to(self.working_dtype), y)
+        return u, log_q
 
     def initialise(self, batch: Batch) -> None:
         """Start every ActNorm from these rows."""
         v, _ = self.preprocess(batch.x, self._fixed_noise(batch.x))
-        v = v.to(self.working_dtype)
-        if self.multiscale:
-            height, width, channels = self.spec.row_shape
-            v = v.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
-        self.net.initialise(v, batch.y)
+        self.net.initialise(self._fold(v), batch.y)
 
     def fit_proposal(self, batch: Batch) -> None:
         """Fit the mixture that proposes hidden cells, on dequantised train rows."""
@@ -205,22 +208,30 @@ class Flow(Family[FlowConfig]):
         model.working_dtype = torch.float64
         if not self.multiscale:
             model.net.double()
+            if model.dequantiser is not None:
+                model.dequantiser.double()
+        for layer in model.modules():
+            if isinstance(layer, LU):
+                layer.freeze()
         row, cells = self.spec.row_shape, self.spec.cells
         x = TensorSpec(name="x", dtype="uint8" if self.spec.image else "float64", shape=("B", *row))
         z = TensorSpec(name="z", dtype="float64", shape=("B", cells))
         u = TensorSpec(name="u", dtype="float64", shape=("B", cells), noise="uniform")
-        y = TensorSpec(name="y", dtype="int64", shape=("B",))
         log_prob = TensorSpec(name="log_prob", dtype="float64", shape=("B",))
         back = TensorSpec(name="x", dtype="float64", shape=("B", *row))
-        forward: nn.Module = _Forward(model)
-        if self.classes and not self.any_discrete:
-            forward = _ForwardOfLabel(model)
-        noise = (u,) if self.any_discrete else ()
-        label = (y,) if self.classes else ()
-        return {
-            "forward": Graph(forward, (x, *noise, *label), (z, log_prob)),
-            "inverse": Graph(_Inverse(model), (z, *label), (back,)),
-        }
+        label = (TensorSpec(name="y", dtype="int64", shape=("B",)),) if self.classes else ()
+        inverse = Graph(_Inverse(model), (z, *label), (back,))
+        if self.dequantiser is not None:
+            eps = TensorSpec(name="eps", dtype="float64", shape=("B", self.dequantiser.count), noise="normal")
+            return {
+                "forward": Graph(_ForwardOfNoise(model), (x, eps, *label), (z, log_prob)),
+                "inverse": inverse,
+                "density": Graph(_Density(model), (x, u, *label), (log_prob,)),
+            }
+        if self.any_discrete:
+            return {"forward": Graph(_Forward(model), (x, u, *label), (z, log_prob)), "inverse": inverse}
+        forward = _ForwardOfLabel(model) if self.classes else _Forward(model)
+        return {"forward": Graph(forward, (x, *label), (z, log_prob)), "inverse": inverse}
 
     def verbs(self) -> dict[Verb, VerbSpec]:
         predict = supported(AnswerKind.ESTIMATE)
@@ -252,29 +263,6 @@ class Flow(Family[FlowConfig]):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _resolve(config: FlowConfig, spec: DataSpec, profile: DataProfile) -> FlowConfig:
-    """Replace every None by a size that suits the data."""
-    image = spec.image
-    can_scale = image is not None and scales_of(image.height, image.width) > 0
-    network = config.network
-    if network == "auto":
-        large = image is not None and min(image.height, image.width) >= 16
-        network = "multiscale" if large and can_scale else "mlp"
-    elif network == "multiscale" and not can_scale:
-        raise InvalidInput("multiscale needs images whose sides are even and at least 8 pixels; use network `mlp`")
-    rows, wide = profile.rows, spec.cells > 16
-    batch = 2 ** round(math.log2(min(512, max(32, rows / 10))))
-    if network == "multiscale":
-        # 28 x 28 pixels: some 150 rows a second on one core. Coarser scales are as dear, with twice the channels.
-        sizes = {"batch_size": min(batch, 32), "layers": 4, "width": 32}
-    else:
-        sizes = {"batch_size": batch, "layers": 8 if wide else 6, "width": 128 if rows < 20_000 else 256}
-    # With a few thousand rows a flow learns them by heart unless it is held back.
-    sizes_float = {"dropout": 0.2 if rows < 20_000 and wide else 0.1 if rows < 20_000 else 0.0}
-    unset = {name: value for name, value in {**sizes, **sizes_float}.items() if getattr(config, name) is None}
-    return config.model_copy(update={"network": network, **unset})
-
-
 class _Forward(nn.Module):
     """x, u?, y? → z, log_prob."""
 
@@ -286,15 +274,27 @@ class _Forward(nn.Module):
         return self.model.to_base(x, u, y)
 
 
-class _ForwardOfLabel(nn.Module):
+class _ForwardOfLabel(_Forward):
     """x, y → z, log_prob: conditional, nothing to dequantise."""
 
-    def __init__(self, model: Flow) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         return self.model.to_base(x, None, y)
+
+
+class _ForwardOfNoise(_Forward):
+    """x, eps, y? → z, log_prob - log q(u | x)."""
+
+    def forward(self, x: Tensor, eps: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        u, log_q = self.model.spread(x, eps, y)
+        z, log_prob = self.model.to_base(x, u, y)
+        return z, log_prob - log_q
+
+
+class _Density(_Forward):
+    """x, u, y? → log_prob of x + u."""
+
+    def forward(self, x: Tensor, u: Tensor, y: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        return self.model.to_base(x, u, y)[1]
 
 
 class _Inverse(nn.Module):

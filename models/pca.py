@@ -14,6 +14,10 @@ Discrete cells are dequantised by ``u``; their moments are those of ``x + u`` in
 are: real data score as `sklearn.decomposition.PCA.score_samples` does. An eigenvalue is held at or
 above 1e-13 of the largest (and 1e-12), so a column that never varies has a very large, finite density.
 
+Missing cells of train rows are latent: mean and covariance are those of greatest likelihood by
+expectation-maximisation (`models.layers.missing`), each step projected onto the model above; so for any q, and the
+closed form where nothing is missing. Discrete cells stand in the middle of their bins there.
+
 Legend: ``B`` rows, ``D`` cells, ``q`` components, ``x`` raw features, ``z`` latents, ``u`` uniform noise.
 """
 
@@ -32,8 +36,10 @@ from contracts.errors import InvalidInput
 from contracts.families import FamilyConfig, PCAConfig
 from models.family import Batch, Family, FitStage, Graph, Stage, Tiny, supported
 from models.layers.gaussian import normal_quantile
+from models.layers.missing import PartlySeen, expected_moments, fit_partly_seen
 from models.layers.moments import Moments
-from models.layers.preprocessing import BIN_VARIANCE, Dequantise
+from models.layers.preprocessing import BIN_VARIANCE, Dequantise, moments
+from models.layers.spectrum import likelihood_by_components, low_rank, principal_axes
 
 
 class _Fit(FitStage):
@@ -44,17 +50,11 @@ class _Fit(FitStage):
 
     def fit(self, batches: Iterable[Batch], valid: Iterable[Batch]) -> dict[str, float]:
         model = self.module
-        train, check = model.moments(batches), model.moments(valid)
+        train, partly = model.fit_moments(batches, None if model.choose else model.config.components)
         if train.rows < 2:
             raise InvalidInput(f"pca needs at least 2 train rows, got {train.rows}")
-        covariance = train.scatter / (train.rows - 1)
-        covariance.diagonal().add_(model.bin_variance)
-        eigenvalues, basis = torch.linalg.eigh(covariance)
-        eigenvalues, basis = eigenvalues.flip(0), basis.flip(1)
-        # A fixed sign makes the same data give the same latents, whatever the LAPACK.
-        largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
-        basis = basis * torch.where(largest < 0, -1.0, 1.0)
-        eigenvalues = eigenvalues.clamp_min(max(1e-12, 1e-13 * float(eigenvalues[0])))
+        check = model.moments(valid, partly)
+        eigenvalues, basis = model.axes(train)
         # Second moments along each eigenvector about the train mean: all that a likelihood depends on.
         seen = check if check.rows else train
         shift = (seen.mean - train.mean) @ basis
@@ -67,6 +67,9 @@ class _Fit(FitStage):
             free = len(eigenvalues) * q - q * (q - 1) / 2
             penalty = 0.0 if check.rows else free * math.log(train.rows) / (2 * train.rows)
             components = int((scores - penalty).argmax()) + 1
+            if partly is not None and components < len(eigenvalues) - 1:
+                train, _ = model.fit_moments(batches, components, start=train)
+                eigenvalues, basis = model.axes(train)
         else:
             components = int(model.config.components or 1)
         model.set_solution(train.mean, eigenvalues, basis, components)
@@ -75,23 +78,6 @@ class _Fit(FitStage):
             "log_prob": float(scores[min(components, len(scores)) - 1]),
             "noise_std": math.sqrt(float(model.noise_variance)),
         }
-
-
-def likelihood_by_components(eigenvalues: Tensor, spread: Tensor) -> Tensor:
-    """Return the mean log-likelihood in nats for q = 1 … max(1, D-1) components.
-
-    ``eigenvalues`` ``(D,)`` descending, of the train covariance; ``spread`` ``(D,)`` mean squares of the
-    scored rows along each eigenvector. With the tail mean sigma²(q), the log-density is a sum over the axes.
-    """
-    cells = len(eigenvalues)
-    q = torch.arange(1, max(2, cells), dtype=torch.float64)
-    index = q.long()
-    kept = (eigenvalues.log() + spread / eigenvalues).cumsum(0)[index - 1]
-    left = (cells - q).clamp_min(1)
-    noise = (eigenvalues.sum() - eigenvalues.cumsum(0)[index - 1]).clamp_min(0) / left
-    noise = torch.maximum(noise, eigenvalues[-1])
-    tail = (spread.sum() - spread.cumsum(0)[index - 1]).clamp_min(0)
-    return -0.5 * (cells * math.log(2 * math.pi) + kept + (cells - q) * noise.log() + tail / noise)
 
 
 class PCA(Family[PCAConfig]):
@@ -140,13 +126,39 @@ class PCA(Family[PCAConfig]):
     def latent_dimensions(self) -> int:
         return len(self.eigenvalues)
 
-    def moments(self, batches: Iterable[Batch]) -> Moments:
-        """Count, mean and scatter of the rows, discrete cells in the middle of their bins."""
+    def moments(self, batches: Iterable[Batch], partly: PartlySeen | None = None) -> Moments:
+        """Count, mean and scatter of the rows, discrete cells in the middle of their bins; in expectation under
+        ``partly`` where cells are missing."""
+        rows = (self.dequantise(batch.x) for batch in batches)
+        if partly is not None:
+            return expected_moments(rows, partly)
         moments = Moments(self.spec.cells)
         moments.mean, moments.scatter = moments.mean.to(self.mean.device), moments.scatter.to(self.mean.device)
-        for batch in batches:
-            moments.add(self.dequantise(batch.x))
+        for x in rows:
+            moments.add(x)
         return moments
+
+    def fit_moments(
+        self, batches: Iterable[Batch], components: int | None, start: Moments | None = None
+    ) -> tuple[Moments, PartlySeen | None]:
+        """Moments of the train rows; where cells are missing those of greatest likelihood under a model of so many
+        ``components`` (None: all), and that model."""
+        if not any(column.missing for column in self.spec.features):
+            return self.moments(batches), None
+        centre, scale = (torch.from_numpy(each).to(self.mean.device) for each in moments(self.spec, self.profile))
+        return fit_partly_seen(
+            lambda: (self.dequantise(batch.x) for batch in batches),
+            centre,
+            scale,
+            project=lambda covariance: low_rank(covariance, components),
+            start=start,
+        )
+
+    def axes(self, train: Moments) -> tuple[Tensor, Tensor]:
+        """Eigenvalues, descending, and eigenvectors of the covariance of the dequantised rows."""
+        covariance = train.scatter / (train.rows - 1)
+        covariance.diagonal().add_(self.bin_variance)
+        return principal_axes(covariance)
 
     def set_solution(self, mean: Tensor, eigenvalues: Tensor, basis: Tensor, components: int) -> None:
         """Take the first ``components`` axes; the noise variance is the mean of the other eigenvalues."""

@@ -44,6 +44,9 @@ class Answer:
     """Deviations of rows: by column name they stay numbers, whatever the column holds."""
     format: Format = "numbers"
     headers: dict[str, str] = field(default_factory=dict)
+    status: int = 200
+    across: int | None = None
+    """Pictures on a line of a PNG; None: near square. Where ``main`` is (B, steps, *row), a line is one of B."""
 
 
 def negotiate(accept: str | None, *, pictures: bool) -> str:
@@ -82,14 +85,18 @@ def _quality(accept: str, media: str) -> float:
 def respond(answer: Answer, media: str, *, max_picture_cells: int) -> Response:
     """Write ``answer`` as ``media``; its facts go into headers where the body cannot hold them."""
     if media == JSON:
-        return Response(_json(answer), media_type=JSON, headers=answer.headers)
+        return Response(_json(answer), status_code=answer.status, media_type=JSON, headers=answer.headers)
     headers = {**answer.headers, **_fact_headers(answer.facts)}
     main = answer.arrays[answer.main]
     if media == NPY:
-        return Response(write_npy(main), media_type=NPY, headers=headers)
-    if media == ARROW:
-        return Response(write_arrow(_columns(answer), _metadata(answer.facts)), media_type=ARROW, headers=headers)
-    return Response(_png(answer, max_picture_cells), media_type=PNG, headers=headers)
+        if main.dtype.hasobject:
+            raise NotAcceptable(f"this answer holds texts, which {NPY} does not; accept {JSON} or {ARROW}")
+        body = write_npy(main)
+    elif media == ARROW:
+        body = write_arrow(_columns(answer), _metadata(answer.facts))
+    else:
+        body = _png(answer, max_picture_cells)
+    return Response(body, status_code=answer.status, media_type=media, headers=headers)
 
 
 def _json(answer: Answer) -> bytes:
@@ -101,7 +108,7 @@ def _json(answer: Answer) -> bytes:
         if answer.format == "rows" and name in answer.rows | answer.spreads:
             document[name] = _objects(answer, array, spread=name in answer.spreads)
         else:
-            document[name] = np.ascontiguousarray(array)
+            document[name] = array.tolist() if array.dtype.hasobject else np.ascontiguousarray(array)
         if array.dtype.kind == "f" and name in answer.rows | answer.vectors:
             bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
             if len(bad):
@@ -129,6 +136,7 @@ def _columns(answer: Answer) -> dict[str, Array | list[Any]]:
     main, spec = answer.arrays[answer.main], answer.spec
     columns: dict[str, Array | list[Any]] = {}
     if answer.main in answer.rows and spec is not None and spec.modality == "table":
+        main = main.reshape(-1, *spec.row_shape)
         objects = objects_from_rows(spec, main)
         for index, column in enumerate(spec.features):
             words = column.categories is not None or isinstance(objects[0][column.name], str | bool)
@@ -143,7 +151,8 @@ def _png(answer: Answer, max_cells: int) -> bytes:
         raise NotAcceptable(f"this answer holds no pictures; accept {JSON}, {NPY} or {ARROW}")
     if main.size > max_cells:
         raise TooLarge(f"a grid of {main.size} pixels is over the limit of {max_cells}; ask for fewer, or for {NPY}")
-    return write_grid(main, spec.image)
+    lines = main.ndim > 1 + len(spec.row_shape)
+    return write_grid(main.reshape(-1, *spec.row_shape), spec.image, across=main.shape[1] if lines else answer.across)
 
 
 def _metadata(facts: Mapping[str, object]) -> dict[str, str]:

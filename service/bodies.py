@@ -11,6 +11,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from contracts.errors import BadRequest, InvalidInput, Overloaded, TooLarge, UnsupportedMedia
+from service.forms import FORM, parse_form
 from service.inputs import RAW_MEDIA, RawBody
 from service.problems import invalid
 from service.schemas.verbs import VerbRequest
@@ -81,20 +82,28 @@ def parse_json(body: bytes) -> Any:
         raise BadRequest(f"the body is not JSON: {error}") from None
 
 
-def parse_verb(schema: type[Verb], body: bytes, media: str, query: Mapping[str, str]) -> Verb:
-    """Read a verb's request from a JSON body, or from raw bytes with everything else in the query."""
+def parse_verb(schema: type[Verb], body: bytes, media: str, query: Mapping[str, str], content_type: str = "") -> Verb:
+    """Read a verb's request from a JSON body, from raw bytes with everything else in the query, or from a form."""
     if media == JSON:
         fields = parse_json(body)
         if not isinstance(fields, dict):
             raise InvalidInput("the body must be a JSON object; see /openapi.json")
         return validate(schema, fields, strict=True)
+    if media == FORM and schema.takes_form():
+        form = parse_form(body, content_type)
+        return validate(schema, {name: _field(value) for name, value in form.items() if value}, strict=False)
     if schema.body_field is None or media not in RAW_MEDIA:
-        known = ", ".join((JSON, *(RAW_MEDIA if schema.body_field else ())))
+        known = ", ".join((JSON, *(RAW_MEDIA if schema.body_field else ()), *((FORM,) if schema.takes_form() else ())))
         raise UnsupportedMedia(f"bodies come as {known}, not {media}; set Content-Type")
-    fields = {name: parse_json(text.encode()) if text[:1] in "{[" else text for name, text in query.items() if text}
+    fields = {name: _field(text) for name, text in query.items() if text}
     if schema.body_field in fields:
         raise InvalidInput(f"`{schema.body_field}` is the body already; leave it out of the query")
     return validate(schema, {**fields, schema.body_field: RawBody(media, body)}, strict=False)
+
+
+def _field(value: Any) -> Any:
+    """Text that is a JSON object or list is read as such."""
+    return parse_json(value.encode()) if isinstance(value, str) and value[:1] in "{[" else value
 
 
 def validate(schema: type[Model], fields: object, *, strict: bool) -> Model:

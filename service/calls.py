@@ -8,19 +8,22 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
+from anyio import to_thread
 from fastapi import Request, Response
 from numpy.typing import NDArray
 
 from contracts.artifact import Verb
 from engine.cache import CacheCounts
 from engine.kinds import Program
-from service.answers import Answer, negotiate, respond
+from service.answers import JSON, Answer, negotiate, respond
 from service.bodies import media_type, parse_verb, read_body
+from service.execution import Outcome
 from service.gateway import Gateway, of
 from service.inputs import ParsedRows, parse_rows
 from service.resolver import label_codes
-from service.schemas.inputs import Given
+from service.schemas.inputs import Given, SampleGiven
 from service.schemas.verbs import VerbRequest
+from service.streams import STREAM, EventResponse, stream
 from store.catalogue import ModelVersion
 
 R = TypeVar("R", bound=VerbRequest)
@@ -64,10 +67,22 @@ class Call(Generic[R]):
             scored=scored,
         )
 
-    def labels(self, given: Given | None, rows: int) -> NDArray[np.int64] | None:
+    def labels(self, given: Given | SampleGiven | None, rows: int) -> NDArray[np.int64] | None:
         """Label codes ``(rows,)`` of `given`, or None."""
         codes = label_codes(self.version, None if given is None else given.label, rows)
         return None if codes is None else np.array(codes, dtype=np.int64)
+
+    def moved(self, vectors: NDArray[np.generic], strengths: Mapping[str, float] | None) -> NDArray[np.generic]:
+        """Vectors ``(B, L)`` moved along directions of the model's space: each by strength · scale · unit vector.
+
+        Raises NotFound, which says what directions the space has.
+        """
+        if not strengths:
+            return vectors
+        step = np.zeros(vectors.shape[1])
+        for each in self.gateway.store.catalogue.get_directions(self.version.manifest.space, sorted(strengths)):
+            step += strengths[each.name] * each.scale * each.vector
+        return (vectors.astype(np.float64) + step).astype(vectors.dtype)
 
     def facts(self, **more: object) -> dict[str, object]:
         """The resolved model, then what the verb adds."""
@@ -99,28 +114,48 @@ class Call(Generic[R]):
 
 
 async def serve(
-    request: Request, verb: Verb, schema: type[R], work: Callable[[Call[R]], Answer], *, pictures: bool = False
+    request: Request,
+    verb: Verb,
+    schema: type[R],
+    work: Callable[[Call[R]], Answer],
+    *,
+    pictures: bool = False,
+    streams: Callable[[Call[R]], Iterator[bytes]] | None = None,
 ) -> Response:
-    """Answer one request of ``verb``: ``work`` does it, in a thread or, where that is cheaper, at once."""
+    """Answer one request of ``verb``: ``work`` does it, in a thread or, where that is cheaper, at once.
+
+    ``streams`` yields server-sent events, where the request has `stream` or accepts them.
+    """
     gateway = of(request.app)
-    accept = negotiate(request.headers.get("accept"), pictures=pictures)
-    media = media_type(request)
+    wanted = request.headers.get("accept")
+    as_events = streams is not None and STREAM in (wanted or "")
+    accept = JSON if as_events else negotiate(wanted, pictures=pictures)
+    media, content_type = media_type(request), request.headers.get("content-type", "")
     limit = gateway.settings.max_body_bytes
     announced = int(request.headers.get("content-length") or limit) if _numeric_length(request) else 0
     reserved = min(announced, limit)
     gateway.bodies.take(reserved)
     try:
         body = await read_body(request, limit)
-        parsed = parse_verb(schema, body, media, request.query_params) if len(body) <= SMALL_BODY_BYTES else None
+
+        def parse() -> R:
+            return parse_verb(schema, body, media, request.query_params, content_type)
+
+        parsed: R | None = parse() if len(body) <= SMALL_BODY_BYTES else None
 
         def answer() -> Response:
-            asked = parsed or parse_verb(schema, body, media, request.query_params)
+            asked = parsed or parse()
             version = gateway.resolver.answering(asked.model, verb, space=asked.space)
             request.state.version = version
             return respond(
                 work(Call(gateway, asked, version)), accept, max_picture_cells=gateway.settings.max_picture_cells
             )
 
+        if streams is not None:
+            eager = parsed if parsed is not None else await to_thread.run_sync(parse)
+            if as_events or getattr(eager, "stream", False):
+                return await _streamed(request, verb, eager, streams)
+            parsed = eager
         kind = _kind(gateway, verb, parsed, len(body))
         outcome = await gateway.execution.run(answer, kind=kind)
     finally:
@@ -130,6 +165,22 @@ async def serve(
         f"queue;dur={1e3 * outcome.queue_seconds:.3f}, inference;dur={1e3 * outcome.run_seconds:.3f}"
     )
     return outcome.value
+
+
+async def _streamed(
+    request: Request, verb: Verb, asked: R, streams: Callable[[Call[R]], Iterator[bytes]]
+) -> EventResponse:
+    gateway = of(request.app)
+
+    def produce() -> Iterator[bytes]:
+        version = gateway.resolver.answering(asked.model, verb, space=asked.space)
+        request.state.version = version
+        yield from streams(Call(gateway, asked, version))
+
+    def ended(outcome: Outcome[None]) -> None:
+        request.state.queue_seconds, request.state.run_seconds = outcome.queue_seconds, outcome.run_seconds
+
+    return await stream(gateway.execution, produce, ended)
 
 
 def _numeric_length(request: Request) -> bool:
@@ -143,12 +194,12 @@ def _kind(gateway: Gateway, verb: Verb, request: VerbRequest | None, size: int) 
     Only a model that is in memory, reached by a reference that is still remembered, may run inline:
     anything else would make the loop wait for the catalogue or the disk.
     """
-    if request is None or verb is Verb.SIMILARITY:
+    if request is None or verb is Verb.SIMILARITY or request.waits:
         return None
     version = gateway.resolver.known(request.model)
     if version is None:
         return None
-    amounts = tuple(getattr(request, name, None) for name in ("n", "samples", "draws"))
+    amounts = tuple(getattr(request, name, None) for name in ("n", "samples", "draws", "steps", "max_tokens"))
     kind = (verb, version.digest, size.bit_length(), amounts)
     if gateway.execution.inlines(kind) and not any(model.digest == version.digest for model in gateway.pool.loaded()):
         return None

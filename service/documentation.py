@@ -10,9 +10,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from contracts.errors import Problem
+from service.forms import FORM
 from service.inputs import ARROW, NPY, PNG, RAW_MEDIA
 from service.problems import MEDIA_TYPE
 from service.schemas.verbs import VerbRequest
+from service.streams import STREAM
 
 BINARY = {"type": "string", "format": "binary"}
 
@@ -38,8 +40,18 @@ def verb_body(model: type[VerbRequest]) -> dict[str, Any]:
     if model.body_field is not None:
         media = (NPY,) if model.body_field == "vectors" else RAW_MEDIA
         content |= {each: {"schema": BINARY} for each in media}
+        if model.takes_form():
+            content[FORM] = {"schema": _form(model)}
         extra["parameters"] = [_query(model, name) for name in model.model_fields if name != model.body_field]
     return {"requestBody": {"required": True, "content": content}, **extra}
+
+
+def _form(model: type[VerbRequest]) -> dict[str, Any]:
+    """A form of pictures: the fields of the JSON body, with files as inputs and masks."""
+    files = {"type": "array", "items": BINARY, "description": "PNG or JPEG files."}
+    text = {"type": "string"}
+    fields = {name: files if name in (model.body_field, "mask") else text for name in model.model_fields}
+    return {"type": "object", "properties": fields, "required": ["model", model.body_field]}
 
 
 def _query(model: type[VerbRequest], name: str) -> dict[str, Any]:
@@ -53,10 +65,18 @@ def _query(model: type[VerbRequest], name: str) -> dict[str, Any]:
     }
 
 
-def verb_responses(model: type[BaseModel], *, pictures: bool = False) -> dict[int | str, dict[str, Any]]:
-    """``responses`` of a verb: by `Accept` JSON, NPY, Arrow or a PNG grid; every error is a problem."""
+def verb_responses(
+    model: type[BaseModel], *, pictures: bool = False, texts: type[BaseModel] | None = None, streams: bool = False
+) -> dict[int | str, dict[str, Any]]:
+    """``responses`` of a verb: by `Accept` JSON, NPY, Arrow or a PNG grid; every error is a problem.
+
+    ``texts``: what models of texts answer; ``streams``: whether these also come as server-sent events.
+    """
     media = (NPY, ARROW, PNG) if pictures else (NPY, ARROW)
-    content = {"application/json": {"schema": reference(model)}} | {each: {"schema": BINARY} for each in media}
+    schema: dict[str, Any] = {"anyOf": [reference(model), reference(texts)]} if texts else reference(model)
+    content = {"application/json": {"schema": schema}} | {each: {"schema": BINARY} for each in media}
+    if streams:
+        content[STREAM] = {"schema": {"type": "string"}}
     return {200: {"description": "The answer.", "content": content}}
 
 

@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 
 from contracts.data import ColumnType, DataSpec
 from contracts.errors import InvalidInput, TooLarge, UnsupportedMedia
-from service.pictures import read_picture
-from service.tensors import Array, from_base64, read_arrow, read_npy, read_tensor, wrong
+from engine.kinds.tokens import objects
+from service.image_rows import read_images, read_masks, stack
+from service.pictures import decode_picture
+from service.strings import parse_strings
+from service.tensors import Array, read_arrow, read_npy, read_tensor, wrong
 from store.rows import rows_from_objects
 
 Form = Literal["numbers", "base64", "rows"]
@@ -73,14 +76,14 @@ def parse_rows(
     limit, BadRequest where bytes are not what they claim.
     """
     if spec.modality == "text":
-        raise wrong(location, "this model reads text, which no verb here takes yet")
-    array, nulls, form = _read(inputs, spec, limits, location)
+        return ParsedRows(objects(parse_strings(inputs, limits.max_rows, location)), None, "numbers")
+    array, nulls, form = _read(inputs, spec, limits, location, alpha=hideable)
     if array.ndim == 0:
         raise wrong(location, "is one number; send rows")
     if not len(array):
         raise wrong(location, "is empty; send at least one row")
     array = _shaped(array, spec, location)
-    hidden = _hidden(nulls, mask, array.shape, location)
+    hidden = _hidden(nulls, mask, array.shape, location, spec, limits)
     if hidden is not None and not hideable:
         row, *_ = np.argwhere(hidden)[0]
         raise wrong(f"{location}[{row}]", "has hidden cells, which this verb does not take; /predict fills them")
@@ -114,11 +117,11 @@ def parse_vectors(inputs: object, length: int | None, limits: RowLimits, *, loca
 
 
 def _read(
-    inputs: object, spec: DataSpec, limits: RowLimits, location: str
+    inputs: object, spec: DataSpec, limits: RowLimits, location: str, *, alpha: bool
 ) -> tuple[Array, NDArray[np.bool_] | None, Form]:
-    """The array as it came, the cells that are null, and the way it came."""
+    """The array as it came, the cells that are null (with ``alpha``: or transparent), and the way it came."""
     if isinstance(inputs, RawBody):
-        return _raw(inputs, spec, limits)
+        return _raw(inputs, spec, limits, alpha=alpha)
     if isinstance(inputs, Mapping):
         tensor = _numeric(read_tensor(inputs, location), location)
         _bounded(len(tensor) if tensor.ndim else 0, limits, location)
@@ -129,7 +132,7 @@ def _read(
     first = inputs[0] if inputs else None
     if isinstance(first, Mapping):
         if spec.image is not None:
-            return _images(inputs, spec, limits, location), None, "numbers"
+            return *read_images(inputs, spec.image, location, max_pixels=limits.max_pixels, alpha=alpha), "numbers"
         x, hidden = rows_from_objects(spec, _objects(inputs, location))
         return x, hidden, "rows"
     if isinstance(first, str):
@@ -141,7 +144,9 @@ def _read(
     return array, nulls if nulls.any() else None, "numbers"
 
 
-def _raw(body: RawBody, spec: DataSpec, limits: RowLimits) -> tuple[Array, NDArray[np.bool_] | None, Form]:
+def _raw(
+    body: RawBody, spec: DataSpec, limits: RowLimits, *, alpha: bool
+) -> tuple[Array, NDArray[np.bool_] | None, Form]:
     if body.media == NPY:
         array = _numeric(read_npy(body.data), "body")
         _bounded(len(array) if array.ndim else 0, limits, "body")
@@ -152,7 +157,8 @@ def _raw(body: RawBody, spec: DataSpec, limits: RowLimits) -> tuple[Array, NDArr
         return _columns(names, columns, count, spec)
     if spec.image is None:
         raise UnsupportedMedia(f"{body.media} needs a model of images, and this one reads a table")
-    return read_picture(body.data, spec.image, "body", max_pixels=limits.max_pixels)[None], None, "numbers"
+    picture = decode_picture(body.data, spec.image, "body", max_pixels=limits.max_pixels)
+    return *stack([picture], alpha=alpha), "numbers"
 
 
 def _columns(
@@ -188,21 +194,6 @@ def _objects(inputs: Sequence[Any], location: str) -> list[Mapping[str, Any]]:
         if not isinstance(value, Mapping):
             raise wrong(f"{location}[{row}]", "must be an object like the rows before it")
     return list(inputs)
-
-
-def _images(inputs: Sequence[Any], spec: DataSpec, limits: RowLimits, location: str) -> NDArray[np.uint8]:
-    assert spec.image is not None
-    rows = np.empty((len(inputs), *spec.image.shape), dtype=np.uint8)
-    for row, value in enumerate(inputs):
-        place = f"{location}[{row}]"
-        if not isinstance(value, Mapping) or set(value) != {"image"}:
-            raise wrong(place, 'must be {"image": "<base64 of a PNG or JPEG>"}')
-        text = value["image"]
-        if isinstance(text, str) and text.startswith("data:"):
-            text = text.partition(",")[2]
-        data = from_base64(text, f"{place}.image")
-        rows[row] = read_picture(data, spec.image, f"{place}.image", max_pixels=limits.max_pixels)
-    return rows
 
 
 def _numbers(values: object, location: str) -> Array:
@@ -266,13 +257,22 @@ def _shaped(array: Array, spec: DataSpec, location: str) -> Array:
 
 
 def _hidden(
-    nulls: NDArray[np.bool_] | None, mask: object, shape: tuple[int, ...], location: str
+    nulls: NDArray[np.bool_] | None,
+    mask: object,
+    shape: tuple[int, ...],
+    location: str,
+    spec: DataSpec,
+    limits: RowLimits,
 ) -> NDArray[np.bool_] | None:
     """Cells hidden by null or by the mask; None where every cell is shown."""
     hidden = None if nulls is None or not nulls.any() else nulls.reshape(shape)
     if mask is not None:
         where = "mask" if location == "inputs" else f"{location}.mask"
-        marked = read_tensor(mask, where) if isinstance(mask, Mapping) else _nested(mask, where)
+        marked: Array | None = None
+        if spec.image is not None:
+            marked = read_masks(mask, spec.image, shape[0], where, max_pixels=limits.max_pixels)
+        if marked is None:
+            marked = read_tensor(mask, where) if isinstance(mask, Mapping) else _nested(mask, where)
         if marked.dtype.kind == "f" or not np.isin(marked, (0, 1)).all():
             raise wrong(where, "must hold true and false only")
         if marked.shape != shape and marked.size == np.prod(shape) and len(marked) == shape[0]:

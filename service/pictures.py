@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,21 @@ from contracts.errors import BadRequest, TooLarge
 from service.tensors import wrong
 
 
+@dataclass(frozen=True)
+class Picture:
+    """``levels`` (H, W, C) of an image shape; ``opaque`` (H, W): whether a pixel is at least half so."""
+
+    levels: NDArray[np.uint8]
+    opaque: NDArray[np.bool_]
+
+
 def read_picture(data: bytes, shape: ImageShape, location: str, *, max_pixels: int) -> NDArray[np.uint8]:
-    """Decode a PNG or JPEG to ``(H, W, C)`` levels of ``shape``.
+    """Decode a PNG or JPEG to ``(H, W, C)`` levels of ``shape``, whatever its alpha channel says; errors as below."""
+    return decode_picture(data, shape, location, max_pixels=max_pixels).levels
+
+
+def decode_picture(data: bytes, shape: ImageShape, location: str, *, max_pixels: int) -> Picture:
+    """Decode a PNG or JPEG to levels of ``shape`` and what is opaque.
 
     Raises BadRequest where it is neither, TooLarge over ``max_pixels``, InvalidInput where its size differs.
     """
@@ -38,24 +52,29 @@ def read_picture(data: bytes, shape: ImageShape, location: str, *, max_pixels: i
                     "resize it",
                 )
             image = opened.convert("L" if shape.channels == 1 else "RGB")
+            opaque = np.ones((shape.height, shape.width), dtype=bool)
+            if opened.has_transparency_data:
+                opaque = np.asarray(opened.convert("RGBA").getchannel("A")) >= 128
     except (TooLarge, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, TooLarge):
             raise
         # Pillow's own words may hold an address in memory.
         raise BadRequest(f"{location}: not a PNG or JPEG that can be read; is it damaged or cut short?") from None
     pixels: NDArray[np.uint8] = np.asarray(image, dtype=np.uint8).reshape(shape.shape)
-    if shape.levels == 256:
-        return pixels
-    levels: NDArray[np.uint8] = np.rint(pixels * ((shape.levels - 1) / 255)).astype(np.uint8)
-    return levels
+    if shape.levels < 256:
+        pixels = np.rint(pixels * ((shape.levels - 1) / 255)).astype(np.uint8)
+    return Picture(pixels, opaque)
 
 
-def write_grid(pictures: NDArray[np.generic], shape: ImageShape) -> bytes:
-    """Write ``(B, H, W, C)`` levels (integer or floating) as one PNG, row by row, near square, 1 pixel apart."""
+def write_grid(pictures: NDArray[np.generic], shape: ImageShape, *, across: int | None = None) -> bytes:
+    """Write ``(B, H, W, C)`` levels (integer or floating) as one PNG, row by row, 1 pixel apart.
+
+    ``across``: pictures on a line; None: as many as make the grid near square.
+    """
     from PIL import Image
 
     count = len(pictures)
-    columns = math.ceil(math.sqrt(count))
+    columns = math.ceil(math.sqrt(count)) if across is None else min(across, count)
     rows = math.ceil(count / columns)
     levels = np.clip(np.nan_to_num(pictures.astype(np.float64)), 0, shape.levels - 1)
     values = np.rint(levels * (255 / (shape.levels - 1))).astype(np.uint8)

@@ -24,6 +24,7 @@ class GatewaySettings(StoreSettings):
     )
     max_rows: int = Field(default=100_000, ge=1, description="Most rows in one request.")
     max_samples: int = Field(default=10_000, ge=1, description="Most rows that one /sample draws.")
+    max_tokens: int = Field(default=16_384, ge=1, description="Most tokens that are drawn for one text.")
     max_draws: int = Field(default=1_000, ge=1, description="Most draws per row that one /predict makes.")
     max_monte_carlo_samples: int = Field(
         default=10_000, ge=1, description="Most Monte-Carlo samples per row of /log_prob and /predict."

@@ -70,6 +70,14 @@ def rows_from_objects(
     return x, np.isnan(x)
 
 
+def cell_value(column: Column, value: Any) -> float:
+    """One value of a column, as `rows_from_objects` takes it, as it stands in the array.
+
+    Raises ValueError, whose text goes on after the name of the place: "is 'pink', a category never seen; …".
+    """
+    return _number(column, value, {name: code for code, name in enumerate(column.categories or ())})
+
+
 def objects_from_rows(spec: DataSpec, x: NDArray[Any]) -> list[dict[str, Any]]:
     """Feature rows ``(B, D)`` as objects by column name; NaN becomes null.
 

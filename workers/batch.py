@@ -3,7 +3,8 @@
 The file has ``row`` (place within the dataset), ``id`` where the dataset has ids, and by verb
 
 * encode: ``vector`` (fixed-size list), ``log_scale`` where the model has posteriors
-* log_prob: ``log_prob`` (nats, -inf where the density is zero), ``standard_error`` (null unless Monte-Carlo), ``kind``
+* log_prob: ``log_prob`` (nats, -inf where the density is zero), ``standard_error`` (null unless Monte-Carlo), ``kind``;
+  of texts also ``tokens`` and ``bytes``
 * predict: a list of the cells' means ``mean`` and deviations ``std``, cells without a value being the hidden ones,
   ``log_prob`` of the mean, ``kind``
 
@@ -27,6 +28,7 @@ from contracts.artifact import Verb
 from contracts.errors import FieldProblem, InvalidInput
 from contracts.jobs import BatchRequest, Progress
 from engine.kinds import Program, program
+from engine.kinds.tokens import objects
 from engine.model import Model
 from store import Store
 from store.catalogue import Claim
@@ -35,6 +37,7 @@ from workers.messages import Sender
 from workers.settings import WorkerSettings
 
 _ELEMENTS = 1 << 20
+_TEXTS = 128
 
 
 class Parameters(BaseModel):
@@ -54,15 +57,15 @@ def batch_job(store: Store, settings: WorkerSettings, claim: Claim, sender: Send
     version = store.catalogue.resolve(request.model)
     reader = store.datasets.open(request.dataset)
     model = Model.load(store.artifacts.fetch(version.digest))
-    if reader.spec.modality != model.manifest.data.modality or reader.spec.row_shape != model.manifest.data.row_shape:
+    if not model.manifest.data.same_rows(reader.spec):
         raise InvalidInput(
-            f"{version.reference} takes rows of shape {model.manifest.data.row_shape}, "
-            f"and the dataset {reader.dataset.name} has {reader.spec.row_shape}"
+            f"{version.reference} takes {model.manifest.data.row_name}, "
+            f"and the dataset {reader.dataset.name} has {reader.spec.row_name}"
         )
     answerer = program(model)
     answerer.require(request.verb)
     total = reader.count()
-    rows = max(16, min(4096, _ELEMENTS // reader.spec.cells))
+    rows = _TEXTS if reader.spec.modality == "text" else max(16, min(4096, _ELEMENTS // reader.spec.cells))
     key = f"batches/{claim.job.id}.parquet"
     with tempfile.TemporaryDirectory(dir=settings.scratch, prefix="batch-") as folder:
         path = Path(folder) / "answer.parquet"
@@ -108,7 +111,7 @@ def _answer(answerer: Program, verb: Verb, parameters: Parameters, rows: Rows, f
     given = rows.y if parameters.given == "label" else None
     if parameters.given == "label" and given is None:
         raise InvalidInput("given is `label`, but the dataset has no label column")
-    x: NDArray[Any] = rows.x
+    x: NDArray[Any] = objects(rows.x) if isinstance(rows.x, list) else rows.x
     # text aside, a cell without a value is a hidden one
     hidden = np.isnan(x) if x.dtype.kind == "f" else np.zeros(x.shape, dtype=bool)
     about: dict[str, str] = {}
@@ -125,6 +128,8 @@ def _answer(answerer: Program, verb: Verb, parameters: Parameters, rows: Rows, f
         error = scored.standard_error
         columns["standard_error"] = pa.nulls(len(x), pa.float64()) if error is None else pa.array(error)
         columns["kind"] = pa.array([str(scored.kind)] * len(x))
+        if scored.text is not None:
+            columns |= {"tokens": pa.array(scored.text.tokens), "bytes": pa.array(scored.text.bytes)}
         about = {"measure": str(scored.measure)}
     else:
         predicted = answerer.predict(x, hidden, seed=parameters.seed, samples=parameters.samples, given=given)

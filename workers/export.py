@@ -71,11 +71,16 @@ def frozen(family: Family[Any]) -> Family[Any]:
 
 
 def example(tensor: TensorSpec, rows: int, seed: int = 0) -> Tensor:
-    """Return a plausible value of an input, its symbolic sizes set to ``rows``: normals, uniforms, zeros, all shown."""
+    """Return a plausible value of an input, its symbolic sizes set to ``rows``: normals, uniforms, zeros, all shown,
+    permutations for orders, positive numbers for temperatures and weights."""
     shape = tuple(size if isinstance(size, int) else rows for size in tensor.shape)
     generator = np.random.default_rng(seed)
     if tensor.dtype == "bool":
         return torch.ones(shape, dtype=torch.bool)
+    if tensor.name == "order":
+        return torch.from_numpy(generator.random(shape).argsort(axis=1))
+    if tensor.name in ("temperature", "weight"):
+        return torch.from_numpy(0.5 + generator.random(shape)).to(getattr(torch, tensor.dtype))
     if tensor.dtype in ("int64", "uint8"):
         return torch.zeros(shape, dtype=getattr(torch, tensor.dtype))
     drawn = generator.random(shape) if tensor.noise == "uniform" else generator.standard_normal(shape)

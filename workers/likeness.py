@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from contracts.artifact import Verb
 from contracts.data import DataProfile, Part
 from engine.kinds import Program
+from engine.kinds.tokens import TokenProgram
 from metrics.divergences import mmd
+from workers.evaluate import missing_cells
 from workers.training.batches import Reader
 
 ROWS = 256
 PERMUTATIONS = 99
 PREVIEW_IMAGES = 64
+TEXTS, TEXT_TOKENS = 4, 200
 
 
 def draw(program: Program, codes: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -41,11 +44,17 @@ def draw(program: Program, codes: Mapping[str, NDArray[Any]]) -> dict[str, NDArr
 
 
 def measure(sets: Mapping[str, NDArray[Any]], reader: Reader, profile: DataProfile) -> dict[str, Any]:
-    """Figures for the card: per set of rows its MMD² from held-out rows, with p-value and rows compared."""
+    """Figures for the card: per set of rows its MMD² from held-out rows, with p-value and rows compared.
+
+    Rows with missing cells have no distance from others and are left out.
+    """
     part = next((part for part in (Part.TEST, Part.VALID) if reader.count(part) >= 2), None)
     if part is None:
         return {}
     held_out = reader.read(part, slice(0, ROWS)).x
+    held_out = held_out[~missing_cells(held_out).reshape(len(held_out), -1).any(axis=1)]
+    if len(held_out) < 2:
+        return {}
     figures: dict[str, Any] = {}
     for name, rows in sets.items():
         distance = mmd(_scaled(held_out, profile), _scaled(rows, profile), permutations=PERMUTATIONS)
@@ -63,6 +72,17 @@ def preview(sets: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
         return None
     each = PREVIEW_IMAGES // len(sets)
     return np.concatenate([rows[:each].astype(np.float64) for rows in sets.values()])
+
+
+def texts(program: TokenProgram) -> dict[str, Any]:
+    """Figures for the card of a model of texts: a few of them, with their labels where the model is conditional."""
+    labels = program.manifest.condition
+    given = None if labels is None else np.arange(TEXTS, dtype=np.int64) % len(labels)
+    drawn = program.generate(TEXTS, seed=0, max_tokens=TEXT_TOKENS, given=given)
+    figures: dict[str, Any] = {"sample_texts": drawn.texts}
+    if labels is not None and given is not None:
+        figures["sample_labels"] = [labels[code] for code in given]
+    return figures
 
 
 def _scaled(rows: NDArray[Any], profile: DataProfile) -> NDArray[np.float64]:

@@ -52,7 +52,8 @@ def parity(
 ) -> dict[str, float]:
     """Return the largest difference seen, by ``graph.output``.
 
-    ``x``: real rows (a few suffice; they are repeated up to seven). ``on``: providers, default all that
+    ``x``: real rows (a few suffice; they are repeated up to seven; a missing cell takes its column's mean, since the
+    engine never feeds a graph one without a value). ``on``: providers, default all that
     would serve here. Raises ParityError naming the graph, the output and by how much it misses.
     """
     if len(x.x) == 0:
@@ -64,30 +65,77 @@ def parity(
             chosen = (provider,) if provider == CPU_PROVIDER else (provider, CPU_PROVIDER)
             session = open_session(folder / spec.file, SessionOptions(threads=1, providers=chosen))
             for rows in BATCHES:
-                feeds = {tensor.name: _feed(tensor, rows, x) for tensor in spec.inputs}
+                feeds = {tensor.name: _feed(tensor, rows, x, family) for tensor in spec.inputs}
                 answers = session.run([tensor.name for tensor in spec.outputs], feeds)
                 references = _run(graph, feeds)
                 for tensor, answer, reference in zip(spec.outputs, answers, references, strict=True):
                     key = f"{name}.{tensor.name}"
                     where = f"{key} at batch {rows} on {provider}"
-                    scale = _scale(family, spec, tensor)
+                    scale = _scale(family, spec, tensor, feeds)
                     seen = _compare(where, graph, feeds, tensor, answer, reference, family.tolerance, scale)
                     largest[key] = max(largest.get(key, 0.0), seen)
     return largest
 
 
-def _feed(tensor: TensorSpec, rows: int, given: RowsLike) -> Array:
-    """Return real rows for ``x`` and ``y``, a mask that hides every third cell, fixed noise for the rest."""
+def _feed(tensor: TensorSpec, rows: int, given: RowsLike, family: Family[Any]) -> Array:
+    """Return real rows for ``x`` and ``y``, a mask that hides every third cell, fixed noise for the rest.
+
+    Of windows of texts the tokens and what follows them, at the places that they have there.
+    """
     if tensor.name in ("x", "y") and tensor.noise is None:
         source = given.x if tensor.name == "x" else given.y
         if source is None:
             raise InvalidInput("the model is conditional, and the rows for parity have no labels")
-        taken = np.resize(np.arange(len(source)), rows)
-        return np.ascontiguousarray(np.asarray(source)[taken], dtype=tensor.dtype)
+        taken = np.asarray(source)[np.resize(np.arange(len(source)), rows)]
+        if taken.dtype.kind == "f" and np.isnan(taken).any():
+            mean = np.where(family.spec.discrete, np.floor(family.profile.mean + 0.5), family.profile.mean)
+            taken = np.where(np.isnan(taken), mean, taken)
+        return np.ascontiguousarray(taken, dtype=tensor.dtype)
+    for feed in (window_feed, cell_feed):
+        if (values := feed(tensor, rows, given.x)) is not None:
+            return values
     value = example(tensor, rows, seed=rows).numpy()
     if tensor.dtype == "bool":
         value = (np.arange(value.size) % 3 != 0).reshape(value.shape)
     return value
+
+
+def window_feed(tensor: TensorSpec, rows: int, x: Any) -> Array | None:
+    """Return what graphs over tokens take of windows ``x`` (N, C + 1), where -1 stands for no token; None for an input
+    that is none of theirs."""
+    windows = np.asarray(x)
+    if windows.ndim != 2 or windows.dtype != np.int64:
+        return None
+    windows = np.maximum(windows[np.resize(np.arange(len(windows)), rows)], 0)
+    length = windows.shape[1] - 1
+    if len(tensor.shape) == 2 and isinstance(tensor.shape[1], int):
+        length = min(length, tensor.shape[1])
+    at = np.arange(rows) % length
+    values: dict[str, Array] = {
+        "tokens": windows[:, :length],
+        "targets": windows[:, 1 : length + 1],
+        "places": np.broadcast_to(np.arange(length), (rows, length)),
+        "next_places": np.broadcast_to(np.arange(1, length + 1), (rows, length)),
+        "weight": np.full((rows, length), 1.0 / length),
+        "token": windows[:, 0],
+        "position": at,
+        "place": at,
+        "next_place": at + 1,
+    }
+    value = values.get(tensor.name)
+    return None if value is None else np.ascontiguousarray(value, dtype=tensor.dtype)
+
+
+def cell_feed(tensor: TensorSpec, rows: int, x: Any) -> Array | None:
+    """Return what a graph that goes cell by cell takes of rows ``x``, each at another place of its sequence; None for
+    an input that is none of its own."""
+    if tensor.name not in ("value", "cell", "next", "position"):
+        return None
+    flat = np.asarray(x).reshape(len(x), -1)
+    cell = np.arange(rows) % flat.shape[1]
+    value = flat[np.arange(rows) % len(flat), cell]
+    values: dict[str, Array] = {"value": value, "cell": cell, "next": np.roll(cell, 1), "position": cell}
+    return np.nan_to_num(values[tensor.name]).astype(tensor.dtype)
 
 
 def _run(graph: Graph, feeds: dict[str, Array]) -> list[Array]:
@@ -131,16 +179,23 @@ def _compare(
     return float(difference.max(initial=0.0))
 
 
-def _scale(family: Family[Any], graph: GraphSpec, tensor: TensorSpec) -> Array:
-    """Return what the absolute tolerance is counted in: ``(*row)`` for generated rows, else 1."""
-    row = family.spec.row_shape if family.spec.modality != "text" else None
-    generates = all(each.name != "x" for each in graph.inputs)
-    if not generates or tensor.shape[1:] != row:
+def _scale(family: Family[Any], graph: GraphSpec, tensor: TensorSpec, feeds: dict[str, Array]) -> Array:
+    """Return what the absolute tolerance is counted in: the cells' units for generated rows or cells, else 1."""
+    if family.spec.modality == "text":
         return np.ones(())
+    row = family.spec.row_shape
     std = family.profile.std
     if family.spec.image is not None:
         std = np.full_like(std, np.sqrt(np.mean(std**2)))
-    return np.maximum(1.0, std).reshape(row)
+    unit = np.maximum(1.0, std)
+    steps = any(each.name == "draw" for each in graph.outputs) and tensor.name in ("mean", "std", "draw")
+    if steps and "next" in feeds:
+        scale: Array = unit[feeds["next"]]
+        return scale
+    generates = steps or all(each.name != "x" for each in graph.inputs)
+    if not generates or tensor.shape[1:] not in (row, unit.shape):
+        return np.ones(())
+    return unit if tensor.shape[1:] == unit.shape else unit.reshape(row)
 
 
 def _reach(

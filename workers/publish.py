@@ -33,7 +33,16 @@ WEIGHTS, CONSTANTS, MANIFEST, CARD, PREVIEW = (
     "card.json",
     "preview.png",
 )
-LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "scikit-learn")
+LIBRARIES = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "numpy",
+    "scikit-learn",
+    "tokenizers",
+)
 PREVIEW_ROWS = 64
 
 
@@ -48,12 +57,14 @@ def assemble(
     card: Card | None = None,
     preview: NDArray[Any] | None = None,
     parents: Mapping[str, str] | None = None,
+    more_files: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Complete ``folder``, which holds the exported ``graphs``, and return its manifest.
 
     Call it once without a card to get a folder that the engine loads (for evaluation), and again with the card
     and, for images, up to 64 samples as ``preview`` ``(n, H, W, C)`` uint8 in the data's own levels: the
-    second folder is the one to publish. ``dataset``: digest trained on; ``parents``: role → digest.
+    second folder is the one to publish. ``dataset``: digest trained on; ``parents``: role → digest;
+    ``more_files``: what the engine's program reads besides, by name (a tokeniser).
     Raises InvalidInput if a graph's file is missing, or weights or constants are not finite, buffers not a number.
     """
     missing = [graph.file for graph in graphs.values() if not (folder / graph.file).is_file()]
@@ -68,7 +79,7 @@ def assemble(
         bad = torch.isnan(tensor) if may_be_infinite else ~torch.isfinite(tensor)
         if bool(bad.any()):
             raise InvalidInput(f"`{name}` holds values that are not finite; such a model is not published")
-    written = {WEIGHTS: save(state)}
+    written = {WEIGHTS: save(state), **(more_files or {})}
     if constants:
         written[CONSTANTS] = save({name: tensor.to(torch.float64) for name, tensor in constants.items()})
     if card is not None:
@@ -86,6 +97,7 @@ def assemble(
         config=family.config.model_dump(mode="json"),
         data=family.spec,
         latent_dimensions=family.latent_dimensions,
+        latent_groups=family.latent_groups,
         condition=categories if conditional else None,
         graphs=dict(graphs),
         constants=tuple(sorted(constants)),
@@ -97,15 +109,16 @@ def assemble(
         seed=seed,
         steps=steps,
         dataset=dataset,
-        space=space_id(family),
+        space=space_id(family, more_files),
         files={name: _entry(folder / name) for name in names},
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
     return manifest
 
 
-def space_id(family: Family[Any]) -> str:
-    """Return the id of the embedding space: 32 hexadecimal digits; equal weights on equal data share it."""
+def space_id(family: Family[Any], more_files: Mapping[str, bytes] | None = None) -> str:
+    """Return the id of the embedding space: 32 hexadecimal digits; equal weights on equal data, read through equal
+    files, share it."""
     digest = hashlib.sha256()
     spec = family.spec
     columns = [] if spec.image else [(column.name, column.type.value, column.categories) for column in spec.features]
@@ -114,6 +127,8 @@ def space_id(family: Family[Any]) -> str:
     for name, tensor in sorted(_contiguous(family.state_dict()).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    for name, content in sorted((more_files or {}).items()):
+        digest.update(f"{name} {hashlib.sha256(content).hexdigest()}".encode())
     return digest.hexdigest()[:32]
 
 

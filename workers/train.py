@@ -16,8 +16,10 @@ from contracts.errors import FieldProblem, InvalidInput
 from contracts.families import FamilyConfig, config_adapter
 from contracts.jobs import Progress, TrainRequest
 from engine.kinds import program
+from engine.kinds.tokens import TokenProgram
 from engine.model import Model
 from engine.options import SessionOptions, threads_from_cgroup
+from engine.tokeniser import TOKENISER_FILE, read_tokeniser
 from models.family import Family
 from store import Store
 from store.catalogue import Claim, ModelVersion
@@ -30,7 +32,9 @@ from workers.parity import parity
 from workers.publish import assemble
 from workers.scratch import job_folder, mirror_key
 from workers.settings import WorkerSettings
+from workers.training.batches import Reader
 from workers.training.checkpoints import Checkpoint, Checkpoints
+from workers.training.texts import TextWindows, prepare_texts
 from workers.training.trainer import Plan, TrainResult, train
 from workers.training.weights import build_seeded, load_weights
 
@@ -41,7 +45,7 @@ def train_job(store: Store, settings: WorkerSettings, claim: Claim, sender: Send
     """Return ``{digest, size, folder}`` of the stored artifact; None in processes that only helped to train."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
     request = TrainRequest.model_validate(claim.job.request)
-    reader = store.datasets.open(request.dataset)
+    dataset = store.datasets.open(request.dataset)
     folder = job_folder(store, claim.job.id)
     checkpoints = Checkpoints(
         folder,
@@ -54,7 +58,7 @@ def train_job(store: Store, settings: WorkerSettings, claim: Claim, sender: Send
     resume = checkpoints.latest()
     if resume is not None:
         sender.event("resumed", {"attempt": claim.attempt, "stage": resume.stage, "step": resume.step})
-    family = _family(store, request, reader, resume)
+    family, reader = _family(store, request, dataset, resume, folder)
     plan = Plan(
         budget=request.budget,
         seed=request.seed,
@@ -70,23 +74,32 @@ def train_job(store: Store, settings: WorkerSettings, claim: Claim, sender: Send
         return None
     target = folder / f"attempt-{claim.attempt}" / "artifact"
     reporter.ending("export", result)
-    _complete(family, reader, request, result, target, reporter)
+    _complete(family, reader, dataset, request, result, target, reporter)
     digest, size = store.artifacts.publish(target)
     return {"digest": digest, "size": size, "folder": str(target)}
 
 
-def _family(store: Store, request: TrainRequest, reader: DatasetReader, resume: Checkpoint | None) -> Family[Any]:
-    """Return the family to train: new, with the weights of a version, or as a checkpoint's config describes it."""
+def _family(
+    store: Store, request: TrainRequest, dataset: DatasetReader, resume: Checkpoint | None, folder: Path
+) -> tuple[Family[Any], Reader]:
+    """Return the family to train, with what it reads: new, with the weights of a version, or as a checkpoint's config
+    describes it."""
+    version = store.catalogue.resolve(request.start_from) if request.start_from is not None else None
+    parent = store.artifacts.fetch(version.digest) if version is not None else None
+    config: FamilyConfig = request.config
     if resume is not None:
         # sizes that data decided are resolved already; the weights follow in the trainer
         config = config_adapter.validate_python(resume.meta["config"])
-        return build_seeded(config, reader.spec, reader.profile(), request.seed)
-    if request.start_from is None:
-        return build_seeded(request.config, reader.spec, reader.profile(), request.seed)
-    version = store.catalogue.resolve(request.start_from)
-    family = build_seeded(_continued(request, version), reader.spec, reader.profile(), request.seed)
-    load_weights(family, load_file(store.artifacts.fetch(version.digest) / "weights.safetensors"), refit_buffers=True)
-    return family
+    elif version is not None:
+        config = _continued(request, version)
+    reader: Reader = dataset
+    if dataset.spec.modality == "text":
+        known = read_tokeniser(parent, version.manifest.files) if parent is not None and version is not None else None
+        config, reader = prepare_texts(dataset, config, folder, known)
+    family = build_seeded(config, reader.spec, reader.profile(), request.seed)
+    if parent is not None and resume is None:
+        load_weights(family, load_file(parent / "weights.safetensors"), refit_buffers=True)
+    return family, reader
 
 
 def _continued(request: TrainRequest, version: ModelVersion) -> FamilyConfig:
@@ -104,7 +117,8 @@ def _continued(request: TrainRequest, version: ModelVersion) -> FamilyConfig:
 
 def _complete(
     family: Family[Any],
-    reader: DatasetReader,
+    reader: Reader,
+    dataset: DatasetReader,
     request: TrainRequest,
     result: TrainResult,
     folder: Path,
@@ -121,22 +135,28 @@ def _complete(
         "graphs": graphs,
         "seed": request.seed,
         "steps": result.steps,
-        "dataset": reader.dataset.digest,
+        "dataset": dataset.dataset.digest,
     }
+    if isinstance(reader, TextWindows) and (alphabet := reader.tokeniser.content()) is not None:
+        about["more_files"] = {TOKENISER_FILE: alphabet}
     assemble(family, folder, **about)
     reporter.ending("evaluate", result)
     model = Model.load(folder, SessionOptions())
     answerer = program(model)
-    evaluation = evaluate(answerer, reader)
-    codes = {name: z.numpy() for name, z in family.preview_latents(likeness.ROWS).items()}
-    sets = likeness.draw(answerer, codes)
-    figures = likeness.measure(sets, reader, reader.profile())
+    evaluation = evaluate(answerer, dataset)
+    sets, figures = {}, {}
+    if isinstance(answerer, TokenProgram):
+        figures = likeness.texts(answerer)
+    else:
+        codes = {name: z.numpy() for name, z in family.preview_latents(likeness.ROWS).items()}
+        sets = likeness.draw(answerer, codes)
+        figures = likeness.measure(sets, reader, reader.profile())
     model.close()
     card = Card(
         metrics=evaluation.metrics | figures | family.figures() | {"training": _training(result)},
         parity=errors,
         timings={"train_seconds": result.seconds, "export_seconds": exported, **evaluation.timings},
-        rows={str(part): reader.count(part) for part in Part},
+        rows={str(part): dataset.count(part) for part in Part},
         history=result.history,
     )
     pictures = likeness.preview(sets) if reader.spec.image is not None else None

@@ -17,6 +17,11 @@ def program(model: Model) -> Program:
 
     programs: dict[Kind, type[Program]] = {Kind.LATENT: LatentProgram, Kind.BIJECTIVE: BijectiveProgram}
     kind = model.manifest.kind
+    if kind is Kind.AUTOREGRESSIVE:
+        from engine.kinds.autoregressive import CellProgram
+        from engine.kinds.tokens import TokenProgram
+
+        return TokenProgram(model) if model.manifest.data.modality == "text" else CellProgram(model)
     if kind not in programs:
         raise Conflict(f"this server answers models of the kinds {', '.join(programs)}; this one is {kind}")
     return programs[kind](model)

@@ -1,21 +1,32 @@
 """Bijections: z = f(x), log p(x) = log N(f(x); 0, I) + log |det ∂f/∂x|, computed inside the graph ``forward``.
 
 Discrete cells are spread over their unit bins by u: a score is then the log of a mean over draws of u, a lower bound
-in expectation; an encoding takes the middle of the bin, so that decoding gives the row back.
+in expectation; an encoding takes the middle of the bin, so that decoding gives the row back. Where ``forward`` draws u
+from a learned q(u | x), the graph ``density`` answers log p(x + u) at any u.
 
-Hidden cells are integrated out by importance sampling. With q the mixture in the constants ``proposal.*``, fitted to
-the train rows, and x̃_s the shown cells after dequantisation,
+Hidden cells are integrated out from a proposal. With q the mixture in the constants ``proposal.*``, fitted to the
+train rows and cut to the values that discrete cells can take (`engine.truncated`), and x̃_s the shown cells after
+dequantisation,
 
-    h_k ~ q(h | x̃_s),   w_k = p(x̃_s, h_k) / q(h_k | x̃_s),   log p(x_s) ≈ log (1/K) Σ w_k
+    h ~ q(h | x̃_s),   w = p(x̃_s, h) / q(h | x̃_s),   log p(x_s) = log E[w]
 
-(q cut to the values that discrete cells can take, `engine.truncated`), and drawing h_k again by these weights gives the
-conditional (Rubin 1988, sampling importance resampling).
+and draws are carried from q to the conditional by tempering (`engine.tempered`), which is importance sampling where q
+is good. Measured on 24 handwritten digits of 8 × 8 pixels (an affine flow of 1,500 steps), the lower half hidden, then
+half of the pixels at random; 20 draws a row, CRPS averaged over hidden pixels, distinct draws by weight:
+
+    K = 200, importance resampling       RMSE 3.49, 2.72   CRPS 1.88, 1.41   draws 2.4, 1.8     49 ms a row
+    K = 1500, importance resampling      RMSE 3.57, 2.55   CRPS 1.85, 1.26   draws 4.1, 4.0    350 ms a row
+    K = 64, tempered, 2 moves            RMSE 3.38, 2.49   CRPS 1.70, 1.14   draws 38, 33       80 ms a row
+    K = 64, tempered, 4 moves (default)  RMSE 3.19, 2.33   CRPS 1.46, 1.02   draws 56, 59      150 ms a row
+    K = 32, tempered, 8 moves            RMSE 3.18, 2.40   CRPS 1.48, 1.05   draws 32, 32      195 ms a row
+
+log p(h | x_s), whose second term log p(x_s) each method bounds from below in expectation, falls from -40.8 (-36.3) by
+the first line to -42.4 (-37.8) by the default: less of it is error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,24 +38,22 @@ from engine.conditional import Mixture, Pattern, group_patterns
 from engine.kinds.moments import Moments
 from engine.kinds.program import Program
 from engine.kinds.rows import Floats, Imputation, Index, Rows, Score
-from engine.kinds.weights import clean, effective_sample_size, log_mean_exp, normalise, resample
+from engine.kinds.weights import clean, resample
 from engine.model import Model
+from engine.tempered import Cloud, temper
 
-
-@dataclass(frozen=True)
-class _Proposed:
-    """Weighted completions of some rows: ``rows`` (b,), ``log_w`` (b, K), ``cells`` (b, K, n) dequantised."""
-
-    rows: Index
-    log_w: Floats
-    cells: Floats
+LARGEST_UNIFORM = 1 - 2**-53
 
 
 class BijectiveProgram(Program):
     """Graphs ``forward`` and ``inverse``; conditionals need the constants ``proposal.*``."""
 
-    proposal_samples = 200
+    proposal_samples = 64
     """K, where the caller names none."""
+    temperatures = 12
+    """At most; rows whose proposal is good need one."""
+    moves = 4
+    """Of each draw at each temperature, where there are several."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
@@ -76,9 +85,8 @@ class BijectiveProgram(Program):
             return super()._score_partial(rows, seed, samples)
         count = samples or self.proposal_samples
         values, error = np.empty(len(rows)), np.empty(len(rows))
-        for proposed in self._propose(self._proposal, rows, seed, count):
-            mean = log_mean_exp(proposed.log_w)
-            values[proposed.rows], error[proposed.rows] = mean.values, mean.standard_error
+        for index, cloud in self._complete(self._proposal, rows, seed, count):
+            values[index], error[index] = cloud.log_mass, cloud.standard_error
         return Score(values, AnswerKind.ESTIMATE, count, error)
 
     def _impute(self, rows: Rows, seed: int, draws: int, samples: int | None) -> Imputation:
@@ -87,56 +95,80 @@ class BijectiveProgram(Program):
         count = samples or self.proposal_samples
         moments = Moments(self.spec, len(rows))
         drawn = np.empty((len(rows), draws, self.spec.cells))
-        size = np.empty(len(rows))
-        for proposed in self._propose(self._proposal, rows, seed, count):
-            weights = normalise(proposed.log_w)
-            size[proposed.rows] = effective_sample_size(weights)
-            keys = rows.keys[proposed.rows]
-            picked = resample(weights, noise.uniform(seed, keys, "impute.pick", (draws,)))
-            drawn[proposed.rows] = np.take_along_axis(proposed.cells, picked[..., None], axis=1)
-            on_grid = self.on_grid(proposed.cells.reshape(-1, *self.spec.row_shape))
+        size, values, error = np.empty(len(rows)), np.empty(len(rows)), np.empty(len(rows))
+        for index, cloud in self._complete(self._proposal, rows, seed, count):
+            size[index], values[index], error[index] = cloud.size, cloud.log_mass, cloud.standard_error
+            picked = resample(cloud.weights, noise.uniform(seed, rows.keys[index], "impute.pick", (draws,)))
+            drawn[index] = np.take_along_axis(cloud.x, picked[..., None], axis=1)
+            on_grid = self.on_grid(cloud.x.reshape(-1, *self.spec.row_shape))
             flat = on_grid.reshape(-1, self.spec.cells).astype(np.float64)
-            moments.add(np.repeat(proposed.rows, count), weights.reshape(-1), flat)
-        return Imputation(moments.mean(), moments.std(), drawn, AnswerKind.ESTIMATE, size, count)
+            moments.add(np.repeat(index, count), cloud.weights.reshape(-1), flat)
+        # A row that shows nothing, or everything, is scored by the frame.
+        score = None
+        if (rows.hidden.any(axis=1) & ~rows.hidden.all(axis=1)).all():
+            score = Score(values, AnswerKind.ESTIMATE, count, error)
+        return Imputation(moments.mean(), moments.std(), drawn, AnswerKind.ESTIMATE, size, count, score)
 
-    def _propose(self, proposal: Mixture, rows: Rows, seed: int, samples: int) -> Iterator[_Proposed]:
+    def _complete(self, proposal: Mixture, rows: Rows, seed: int, samples: int) -> Iterator[tuple[Index, Cloud]]:
         """Complete each row ``samples`` times; blocks of rows with one pattern, small enough to keep in memory."""
         step = max(1, self.model.options.element_budget // (samples * self.spec.cells))
         for index, hidden in group_patterns(rows.hidden):
             pattern = proposal.pattern(hidden)
             for start in range(0, len(index), step):
                 block = index[start : start + step]
-                yield self._complete(pattern, rows.take(block), block, seed, samples)
+                completion = _Completion(self, pattern, rows.take(block))
+                yield (
+                    block,
+                    temper(
+                        completion,
+                        rows.keys[block],
+                        seed,
+                        draws=samples,
+                        normals=completion.normals,
+                        steps=self.temperatures,
+                        moves=self.moves,
+                    ),
+                )
 
-    def _complete(self, pattern: Pattern, rows: Rows, block: Index, seed: int, samples: int) -> _Proposed:
-        n, discrete = self.spec.cells, self.spec.discrete
-        r, k = np.divmod(np.arange(len(rows) * samples), samples)
-        keys = rows.keys[r]
-        cells = rows.cells
-        if discrete[pattern.shown].any():
-            cells = cells[r] + noise.uniform(seed, keys, "proposal.u", (n,), k) * discrete
-            given = pattern.condition(cells)
-        else:
-            given, cells = pattern.condition(cells).take(r), cells[r]
-        component = noise.uniform(seed, keys, "proposal.component", (), k)
-        uniforms = noise.uniform(seed, keys, "proposal.cells", (n,), k)[:, pattern.hidden]
-        low, high = self.spec.bounds
-        box = low[pattern.hidden], (high + discrete)[pattern.hidden]
-        drawn = truncated.draw(given, component, uniforms, *box)
-        cells[:, pattern.hidden] = drawn
-        log_w = self._log_joint(cells, rows, r) - truncated.log_density(given, drawn, *box)
-        shape = (len(rows), samples)
-        return _Proposed(block, clean(log_w).reshape(shape), cells.reshape(*shape, n))
-
-    def _log_joint(self, cells: Floats, rows: Rows, r: Index) -> Floats:
+    def log_joint(self, cells: Floats, rows: Rows, r: Index) -> Floats:
         """log p of dequantised ``cells`` (m, n), whose discrete cells are within the bounds of the data."""
         discrete = self.spec.discrete
         whole = np.where(discrete, np.floor(cells), cells)
         shape = self.spec.row_shape
         feeds: dict[str, NDArray[np.generic]] = {"x": whole.astype(self.spec.dtype).reshape(len(cells), *shape)}
-        for tensor in self.manifest.graphs["forward"].inputs:
+        graph = "density" if self.model.has("density") else "forward"
+        for tensor in self.manifest.graphs[graph].inputs:
             if tensor.noise is not None:
                 feeds[tensor.name] = noise.cast(np.where(discrete, cells - whole, 0.0), tensor.dtype)
         if rows.y is not None:
             feeds["y"] = rows.y[r]
-        return self.model.run("forward", feeds, ["log_prob"])["log_prob"].astype(np.float64)
+        return self.model.run(graph, feeds, ["log_prob"])["log_prob"].astype(np.float64)
+
+
+class _Completion:
+    """The proposal as a map of normals: first those of the shown discrete cells' place in their bins, then one that
+    picks the component, then those of the hidden cells."""
+
+    def __init__(self, program: BijectiveProgram, pattern: Pattern, rows: Rows) -> None:
+        self._program, self._pattern, self._rows = program, pattern, rows
+        spec = program.spec
+        self._spread = pattern.shown[spec.discrete[pattern.shown]]
+        self.normals = len(self._spread) + 1 + len(pattern.hidden)
+        low, high = spec.bounds
+        self._box = low[pattern.hidden], (high + spec.discrete)[pattern.hidden]
+        self._given = None if len(self._spread) else pattern.condition(rows.cells)
+
+    def __call__(self, index: Index, v: Floats) -> tuple[Floats, Floats]:
+        """Return dequantised rows (r, K, n) and log p / q (r, K)."""
+        from scipy.special import ndtr
+
+        r = np.repeat(index, v.shape[1])
+        u = np.minimum(ndtr(v.reshape(len(r), -1)), LARGEST_UNIFORM)
+        cells = self._rows.cells[r]
+        spread = len(self._spread)
+        cells[:, self._spread] += u[:, :spread]
+        given = self._pattern.condition(cells) if self._given is None else self._given.take(r)
+        drawn = truncated.draw(given, u[:, spread], u[:, spread + 1 :], *self._box)
+        cells[:, self._pattern.hidden] = drawn
+        log_w = self._program.log_joint(cells, self._rows, r) - truncated.log_density(given, drawn, *self._box)
+        return cells.reshape(*v.shape[:2], -1), clean(log_w).reshape(v.shape[:2])

@@ -83,6 +83,7 @@ class ExactGaussian:
             kind=weakest(*kinds),
             effective_sample_size=size if sampled else None,
             samples=samples if sampled else None,
+            probability=self._probability(mean, variance),
         )
 
     def _blocks(self, index: Index, per_row: int) -> list[Index]:
@@ -110,6 +111,19 @@ class ExactGaussian:
         component = noise.uniform(seed, keys[r], "gaussian.component", (), j)
         normals = noise.normal(seed, keys[r], "gaussian.cells", (self.spec.cells,), j)[:, pattern.hidden]
         return chosen.draw(component, normals).reshape(rows, draws, len(pattern.hidden))
+
+    def _probability(self, mean: Floats, variance: Floats) -> Floats:
+        """Of the discrete values that dequantised ``mean`` (B, n) falls to, by a Gaussian of these moments; a cell's
+        first and last value take its tails, as they do for draws."""
+        from scipy.special import ndtr
+
+        low, high = self.spec.bounds
+        value = np.clip(np.floor(mean), low, high)
+        std = np.sqrt(np.maximum(variance, 1e-300))
+        above = np.where(value >= high, 1.0, ndtr((value + 1.0 - mean) / std))
+        below = np.where(value <= low, 0.0, ndtr((value - mean) / std))
+        probability: Floats = above - below
+        return probability
 
     def _undo_spread(self, mean: Floats) -> Floats:
         low, high = self.spec.bounds

@@ -27,21 +27,36 @@ class Moments:
         widths = [len(spec.features[cell].categories or ()) for cell in self._categorical]
         self._votes = [np.zeros((rows, max(1, width))) for width in widths]
 
-    def add(self, rows: Index, weights: Floats, draws: Floats, expected: Floats | None = None) -> None:
+    def add(
+        self,
+        rows: Index,
+        weights: Floats,
+        draws: Floats,
+        expected: Floats | None = None,
+        deviation: Floats | None = None,
+    ) -> None:
         """Add draws ``(m, cells)`` of ``rows`` (m,), which must not decrease, under ``weights`` (m,).
 
-        ``expected`` (m, cells): their means where known, which vary less than the draws themselves.
+        ``expected`` (m, cells): their means where known, which vary less than the draws themselves; with the
+        ``deviation`` (m, cells) of each around its mean the squares vary less too (law of total variance).
         """
+        codes, spread = draws, np.zeros(())
+        if expected is not None and deviation is not None:
+            numbers = np.setdiff1d(np.arange(draws.shape[1]), self._categorical)
+            spread = np.zeros_like(draws)
+            spread[:, numbers] = deviation[:, numbers]
+            draws = draws.copy()
+            draws[:, numbers] = expected[:, numbers]
         starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 1))
         named = rows[starts]
         column = weights[:, None]
         self._first[named] += np.add.reduceat(column * (draws if expected is None else expected), starts)
         self._draws_first[named] += np.add.reduceat(column * draws, starts)
         with np.errstate(over="ignore"):
-            self._second[named] += np.add.reduceat(column * np.square(draws), starts)
+            self._second[named] += np.add.reduceat(column * (np.square(draws) + np.square(spread)), starts)
         for cell, votes in zip(self._categorical, self._votes, strict=True):
-            codes = np.clip(draws[:, cell], 0, votes.shape[1] - 1).astype(np.int64)
-            np.add.at(votes, (rows, codes), weights)
+            chosen = np.clip(codes[:, cell], 0, votes.shape[1] - 1).astype(np.int64)
+            np.add.at(votes, (rows, chosen), weights)
 
     def mean(self) -> Floats:
         """Return ``(rows, cells)``, within the bounds of the data; the mode for categories."""
@@ -50,6 +65,16 @@ class Moments:
         for cell, votes in zip(self._categorical, self._votes, strict=True):
             mean[:, cell] = votes.argmax(axis=1)
         return mean
+
+    def probability(self) -> Floats:
+        """Return how probable the answered category or truth value is, ``(rows, cells)``; other cells hold 1."""
+        probability = np.ones_like(self._first)
+        for cell, votes in zip(self._categorical, self._votes, strict=True):
+            probability[:, cell] = votes.max(axis=1)
+        boolean = [] if self._spec.image else [c.type is ColumnType.BOOLEAN for c in self._spec.features]
+        for cell in np.flatnonzero(boolean):
+            probability[:, cell] = np.maximum(self._first[:, cell], 1.0 - self._first[:, cell])
+        return np.clip(probability, 0.0, 1.0)
 
     def std(self) -> Floats:
         """Return the deviation of the draws, ``(rows, cells)``."""

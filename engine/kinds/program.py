@@ -8,15 +8,17 @@ may still differ in the last bits of a float, because the runtime's vector instr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contracts.artifact import AnswerKind, Verb
+from contracts.data import ColumnType
 from contracts.errors import Internal, InvalidInput, VerbUnsupported
 from engine import noise
-from engine.answers import Encoding, LogProb, Prediction, weakest
+from engine.answers import Completed, Encoding, LogProb, Prediction, weakest
 from engine.kinds.rows import Floats, Imputation, Index, Mask, Rows, Score, check_labels, check_rows
 from engine.kinds.weights import clean, log_mean_exp
 from engine.model import Model
@@ -27,6 +29,8 @@ class Program:
 
     dequantisation_samples = 32
     """Draws of u that average a density over the unit bins of discrete cells, where the caller names none."""
+    evaluation_samples: int | None = None
+    """What an evaluation of many rows passes for ``samples``; None: what a caller gets who names none."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -57,24 +61,46 @@ class Program:
         n: int,
         *,
         seed: int,
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
         given: Index | None = None,
         first: int = 0,
     ) -> NDArray[np.generic]:
         """Return ``n`` draws ``(n, *row)`` of the data's dtype; row i depends on (seed, first + i) alone.
 
         ``temperature`` multiplies the deviation of the prior on the latents (of each component, where it is a
-        mixture) and leaves the noise of the likelihood as it is; 0 gives the prior's mean or a component's.
+        mixture) and leaves the noise of the likelihood as it is; 0 gives the prior's mean or a component's. A model
+        whose latents are in groups takes one for each, from the top down.
         """
         self.require(Verb.SAMPLE)
         if n < 1:
             raise InvalidInput(f"n must be at least 1, got {n}")
-        if not (np.isfinite(temperature) and temperature >= 0):
-            raise InvalidInput(f"temperature must be a number of at least 0, got {temperature}")
+        temperatures = self._temperatures(temperature)
         if first < 0:
             raise InvalidInput(f"first must be at least 0, got {first}")
         keys = np.arange(first, first + n, dtype=np.uint64)
-        return self.on_grid(self._sample(keys, seed, temperature, self.labels(given, n)))
+        return self.on_grid(self._sample_groups(keys, seed, temperatures, self.labels(given, n)))
+
+    def complete(
+        self,
+        x: NDArray[np.generic],
+        hidden: Mask,
+        *,
+        seed: int,
+        samples: int | None = None,
+        given: Index | None = None,
+        first: int = 0,
+    ) -> Completed:
+        """Return rows ``x`` with the ``hidden`` cells drawn given the shown ones; equal rows get draws of their own.
+
+        Row i depends on (seed, first + i) and itself alone. ``samples`` as for `predict`.
+        """
+        self.require(Verb.PREDICT)
+        rows = self.rows(x, hidden, given)
+        places = np.arange(first, first + len(rows), dtype=np.uint64)
+        rows = replace(rows, keys=noise.row_digests(rows.keys, places))
+        imputed = self._draw_hidden(rows, seed, self._draws(samples))
+        drawn = np.where(rows.hidden, imputed.draws[:, 0], rows.cells).reshape(rows.x.shape)
+        return Completed(self.on_grid(drawn), imputed.kind, imputed.effective_sample_size, imputed.samples)
 
     def log_prob(
         self,
@@ -116,35 +142,28 @@ class Program:
         count = self._draws(samples)
         imputed = self._impute(rows, seed, draws, count)
         hide, cells = rows.hidden, rows.cells
-        mean = np.where(hide, imputed.mean, cells)
+        mean = np.where(hide, np.clip(imputed.mean, *self.spec.bounds), cells)
         drawn = np.where(hide[:, None], imputed.draws, cells[:, None])
         at: Literal["inputs", "mean"] = "inputs" if score_inputs else "mean"
         point = np.asarray(x) if score_inputs else self._nearest(mean)
         if score_inputs:
             self.spec.check(np.asarray(x))
-        whole = self._score(self.rows(point, None, rows.y), seed, count)
-        part = imputed.score or self._score(rows, seed, count)
-        error = None
-        if whole.standard_error is not None or part.standard_error is not None:
-            error = np.hypot(_or_zero(whole.standard_error), _or_zero(part.standard_error))
-        exact = weakest(whole.kind, part.kind, imputed.kind) is AnswerKind.EXACT
+        score = self._score_hidden(rows, self.rows(point, None, rows.y), imputed, seed, count)
+        # A row without a hidden cell has nothing left to be uncertain of.
+        conditional = np.where(hide.any(axis=1), score.values, 0.0)
+        exact = weakest(score.kind, imputed.kind) is AnswerKind.EXACT
         shape = self.spec.row_shape
-        with np.errstate(invalid="ignore"):
-            conditional = whole.values - part.values
-        # A row without a hidden cell has nothing left to be uncertain of; one of zero density has no conditional.
-        conditional[~hide.any(axis=1)] = 0.0
-        conditional[~np.isfinite(part.values)] = -np.inf
         return Prediction(
             mean=mean.reshape(len(rows), *shape),
             draws=self.on_grid(drawn.reshape(len(rows), draws, *shape)),
             std=np.where(hide, imputed.std, 0.0).reshape(len(rows), *shape),
             log_prob=conditional,
             log_prob_at=at,
-            # The difference of two bounds is neither.
             kind=AnswerKind.EXACT if exact else AnswerKind.ESTIMATE,
             effective_sample_size=imputed.effective_sample_size,
-            samples=imputed.samples or part.samples or whole.samples,
-            standard_error=error,
+            samples=imputed.samples or score.samples,
+            standard_error=score.standard_error,
+            probability=self._probability(imputed, hide, shape),
         )
 
     # --- what a kind fills in ------------------------------------------------------------------------------------
@@ -154,6 +173,16 @@ class Program:
 
     def _decode(self, z: NDArray[np.generic], y: Index | None) -> Floats:
         raise self._missing(Verb.DECODE)
+
+    @property
+    def groups(self) -> int:
+        """Groups of latents that have a temperature of their own."""
+        return 1
+
+    def _sample_groups(self, keys: noise.Keys, seed: int, temperatures: Sequence[float], y: Index | None) -> Floats:
+        """As `_sample`, with one temperature per group."""
+        (temperature,) = temperatures
+        return self._sample(keys, seed, temperature, y)
 
     def _sample(self, keys: noise.Keys, seed: int, temperature: float, y: Index | None) -> Floats:
         """Return draws ``(n, *row)`` on the dequantised scale."""
@@ -172,6 +201,27 @@ class Program:
 
     def _impute(self, rows: Rows, seed: int, draws: int, samples: int | None) -> Imputation:
         raise self._missing(Verb.PREDICT)
+
+    def _draw_hidden(self, rows: Rows, seed: int, samples: int | None) -> Imputation:
+        """As `_impute` with one draw, of which only that is looked at: a kind may leave out the moments."""
+        return self._impute(rows, seed, 1, samples)
+
+    def _score_hidden(self, rows: Rows, point: Rows, imputed: Imputation, seed: int, samples: int | None) -> Score:
+        """Return log p(hidden cells | shown ones) at ``point``, which completes ``rows``: log p(point) - log p(shown),
+        unless a kind has it at first hand."""
+        whole = self._score(point, seed, samples)
+        part = imputed.score or self._score(rows, seed, samples)
+        error = None
+        if whole.standard_error is not None or part.standard_error is not None:
+            error = np.hypot(_or_zero(whole.standard_error), _or_zero(part.standard_error))
+        with np.errstate(invalid="ignore"):
+            conditional = whole.values - part.values
+        # What is given has zero density: there is no conditional.
+        conditional[~np.isfinite(part.values)] = -np.inf
+        # The difference of two bounds is neither.
+        exact = weakest(whole.kind, part.kind) is AnswerKind.EXACT
+        kind = AnswerKind.EXACT if exact else AnswerKind.ESTIMATE
+        return Score(conditional, kind, part.samples or whole.samples, error)
 
     def _score(self, rows: Rows, seed: int, samples: int | None) -> Score:
         """Score each row by its own pattern: nothing shown (log p = 0), some cells, or all."""
@@ -281,6 +331,26 @@ class Program:
         """Put expected values ``(B, cells)`` on the nearest point of the grid, as rows."""
         centred = mean + 0.5 * self.spec.discrete
         return self.spec.quantise(centred.reshape(len(mean), *self.spec.row_shape))
+
+    def _probability(self, imputed: Imputation, hide: Mask, shape: tuple[int, ...]) -> Floats | None:
+        """Of the answered categories and truth values, where any is hidden and that is known."""
+        if self.spec.image is not None or imputed.probability is None:
+            return None
+        worded = np.array([c.type in (ColumnType.CATEGORICAL, ColumnType.BOOLEAN) for c in self.spec.features])
+        if not (hide & worded).any():
+            return None
+        known = np.where(worded, np.where(hide, imputed.probability, 1.0), np.nan)
+        return known.reshape(len(hide), *shape)
+
+    def _temperatures(self, temperature: float | Sequence[float]) -> tuple[float, ...]:
+        """Check a temperature, or one per group, and return one per group."""
+        given = tuple(np.atleast_1d(np.asarray(temperature, dtype=np.float64)).tolist())
+        if not all(np.isfinite(each) and each >= 0 for each in given):
+            raise InvalidInput(f"temperature must be a number of at least 0, got {temperature}")
+        if len(given) not in (1, self.groups):
+            words = "one temperature" + (f", or one for each of {self.groups} groups" if self.groups > 1 else "")
+            raise InvalidInput(f"this {self.manifest.family} takes {words}, got {len(given)}")
+        return given * self.groups if len(given) == 1 else given
 
     def _draws(self, samples: int | None) -> int | None:
         if samples is not None and samples < 1:

@@ -68,6 +68,8 @@ class Imputation:
     samples: int | None = None
     score: Score | None = None
     """log p(shown cells), where it is a by-product."""
+    probability: Floats | None = None
+    """Of the category or truth value that ``mean`` tells, (B, cells), where it is known; other cells are not read."""
 
 
 def check_rows(spec: DataSpec, x: NDArray[np.generic], hidden: Mask | None, y: Index | None) -> Rows:

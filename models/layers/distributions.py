@@ -4,37 +4,30 @@ Each has ``outputs`` numbers per cell and answers, for ``h`` ``(B, n, outputs)``
 
     log_prob(x, h)   x (B, n) in the data's own units → nats per cell (B, n)
     mean(h)          expected value (B, n); the most probable category where codes have no order
+    std(h)           standard deviation (B, n), of the codes for categories
     draw(h, u)       u uniform (B, n) → a value (B, n); discrete ones are whole numbers
+    temper(h, t)     h of the distribution at temperature t (B, 1): logits are divided by it, scales multiplied
 
 A draw is the inverse of the distribution function at ``u``, so one uniform per cell suffices.
 
-The discretised logistic (Salimans et al. 2017, "PixelCNN++", arXiv:1701.05517) gives a whole number v the mass
-of the logistic on [v - 1/2, v + 1/2]; the outermost values take the tails. With a = (v + 1/2 - m) / s and
-b = (v - 1/2 - m) / s,
-
-    log(σ(a) - σ(b)) = log σ(a) + log σ(-b) + log(1 - exp(-1/s)),
-
-which keeps its precision far out in the tails, where the difference itself would be 0 - 0.
+Mixtures of logistics, for whole and for real numbers, stand in `models.layers.cell_mixtures`.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from models.layers.gaussian import clamp_open, log_normal, normal_quantile
+from models.layers.gaussian import log_normal, normal_quantile
 
-NARROWEST_BINS = 0.05
-"""Smallest scale of a discretised logistic, in bins: 0.9999 of the mass lies in one bin."""
 SMALLEST_LOG_SCALE = -5.0
 """Smallest log standard deviation of a real cell in standardised units: repeated values cannot pull a density
 up without end."""
 LARGEST_LOG_SCALE = 7.0
-EXACT_LEVELS = 32
-"""Up to so many levels the mean of a discretised logistic is summed over the grid."""
+COLDEST = 1e-4
+"""Temperatures below, 0 among them, count as this one: the most probable value."""
 
 
 class CellDistribution(Protocol):
@@ -46,7 +39,15 @@ class CellDistribution(Protocol):
 
     def mean(self, h: Tensor) -> Tensor: ...
 
+    def std(self, h: Tensor) -> Tensor: ...
+
     def draw(self, h: Tensor, u: Tensor) -> Tensor: ...
+
+    def temper(self, h: Tensor, t: Tensor) -> Tensor: ...
+
+    def start(self) -> Tensor:
+        """Outputs ``(outputs,)`` to begin training from: near the data, and different for parts of a mixture."""
+        ...
 
 
 class Bernoulli(nn.Module):
@@ -67,8 +68,17 @@ class Bernoulli(nn.Module):
     def mean(self, h: Tensor) -> Tensor:
         return self.low + torch.sigmoid(h[..., 0])
 
+    def std(self, h: Tensor) -> Tensor:
+        return torch.sqrt(torch.sigmoid(h[..., 0]) * torch.sigmoid(-h[..., 0]))
+
     def draw(self, h: Tensor, u: Tensor) -> Tensor:
         return self.low + (u >= torch.sigmoid(-h[..., 0])).to(h.dtype)
+
+    def temper(self, h: Tensor, t: Tensor) -> Tensor:
+        return h / warm(t)[..., None]
+
+    def start(self) -> Tensor:
+        return torch.zeros(1)
 
 
 class Categorical(nn.Module):
@@ -89,8 +99,19 @@ class Categorical(nn.Module):
     def mean(self, h: Tensor) -> Tensor:
         return torch.argmax(h, -1).to(h.dtype)
 
+    def std(self, h: Tensor) -> Tensor:
+        p = torch.softmax(h, -1)
+        mean = (p * self.codes).sum(-1, keepdim=True)
+        return torch.sqrt((p * torch.square(self.codes - mean)).sum(-1))
+
     def draw(self, h: Tensor, u: Tensor) -> Tensor:
-        return _chosen(torch.softmax(h, -1), u).to(h.dtype)
+        return chosen_part(torch.softmax(h, -1), u).to(h.dtype)
+
+    def temper(self, h: Tensor, t: Tensor) -> Tensor:
+        return h / warm(t)[..., None]
+
+    def start(self) -> Tensor:
+        return torch.zeros(self.outputs)
 
 
 class Gaussian(nn.Module):
@@ -128,100 +149,22 @@ class Gaussian(nn.Module):
         value = standard * self.scale + self.centre
         return self._within(torch.where(self.discrete > 0, torch.floor(value), value))
 
+    def std(self, h: Tensor) -> Tensor:
+        return torch.exp(_log_scale(h[..., 1])) * self.scale
+
+    def temper(self, h: Tensor, t: Tensor) -> Tensor:
+        return torch.stack([h[..., 0], h[..., 1] + torch.log(warm(t))], -1)
+
+    def start(self) -> Tensor:
+        return torch.zeros(2)
+
     def _within(self, value: Tensor) -> Tensor:
         return torch.where(self.discrete > 0, torch.minimum(torch.maximum(value, self.low), self.high), value)
 
 
-class DiscretisedLogistic(nn.Module):
-    """Whole numbers in [low, high]: a mixture of ``components`` logistics on unit bins.
-
-    ``h`` is (m, log s, logit of the weight) per component in standardised units, weights only where there are two
-    or more.
-    """
-
-    centre: Tensor
-    scale: Tensor
-    low: Tensor
-    high: Tensor
-    smallest: Tensor
-    edges: Tensor | None
-
-    def __init__(self, centre: Tensor, scale: Tensor, low: Tensor, high: Tensor, components: int = 1) -> None:
-        """``centre``, ``scale``, ``low``, ``high``: ``(n,)``; bounds may be infinite."""
-        super().__init__()
-        self.components = components
-        self.outputs = 2 if components == 1 else 3 * components
-        for name, value in (("centre", centre), ("scale", scale), ("low", low), ("high", high)):
-            self.register_buffer(name, value.clone())
-        smallest = torch.log(NARROWEST_BINS / scale).clamp(min=-LARGEST_LOG_SCALE)
-        self.register_buffer("smallest", smallest)
-        self.register_buffer("edges", _edges(low, high) if exact_mean(low, high) else None)
-
-    def log_prob(self, x: Tensor, h: Tensor) -> Tensor:
-        mean, log_scale, log_weight = self._components(h)
-        precision = torch.exp(-log_scale) / self.scale[:, None]  # 1 / s in the data's own units
-        offset = (x - self.centre)[..., None] - mean * self.scale[:, None]
-        upper, lower = (offset + 0.5) * precision, (offset - 0.5) * precision
-        is_low, is_high = (x <= self.low)[..., None], (x >= self.high)[..., None]
-        zero = torch.zeros_like(upper)
-        log_p = (
-            torch.where(is_high, zero, log_sigmoid(upper))
-            + torch.where(is_low, zero, log_sigmoid(-lower))
-            + torch.where(is_low | is_high, zero, log_one_minus_exp(precision))
-        )
-        if log_weight is None:
-            return log_p[..., 0]
-        return torch.logsumexp(log_weight + log_p, -1)
-
-    def mean(self, h: Tensor) -> Tensor:
-        mean, log_scale, log_weight = self._components(h)
-        centre = mean * self.scale[:, None] + self.centre[:, None]
-        scale = torch.exp(log_scale) * self.scale[:, None]
-        expected = self._summed(centre, scale) if self.edges is not None else self._integrated(centre, scale)
-        if log_weight is None:
-            return expected[..., 0]
-        return (torch.exp(log_weight) * expected).sum(-1)
-
-    def draw(self, h: Tensor, u: Tensor) -> Tensor:
-        mean, log_scale, log_weight = self._components(h)
-        if log_weight is None:
-            mean, log_scale = mean[..., 0], log_scale[..., 0]
-        else:
-            weight = torch.exp(log_weight)
-            chosen = _chosen(weight, u).unsqueeze(-1)
-            below = torch.gather(torch.cumsum(weight, -1) - weight, -1, chosen)[..., 0]
-            u = (u - below) / torch.gather(weight, -1, chosen)[..., 0]
-            mean, log_scale = (torch.gather(t, -1, chosen)[..., 0] for t in (mean, log_scale))
-        u = clamp_open(u)
-        standard = mean + torch.exp(log_scale) * (torch.log(u) - torch.log(1 - u))
-        value = torch.floor(standard * self.scale + self.centre + 0.5)
-        return torch.minimum(torch.maximum(value, self.low), self.high)
-
-    def _components(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """``(B, n, M)`` each: mean and log-scale in standardised units, log-weight."""
-        k = self.components
-        smallest = self.smallest[:, None]
-        log_scale = torch.clamp(smallest + softplus(h[..., k : 2 * k] - smallest), max=LARGEST_LOG_SCALE)
-        return h[..., :k], log_scale, None if k == 1 else torch.log_softmax(h[..., 2 * k :], -1)
-
-    def _summed(self, centre: Tensor, scale: Tensor) -> Tensor:
-        """E[v] = low + Σ P(V > edge) over the edges between values; ``(B, n, M)``."""
-        assert self.edges is not None
-        above = torch.sigmoid((centre[..., None] - self.edges[:, None, :]) / scale[..., None])
-        return self.low[:, None] + above.sum(-1)
-
-    def _integrated(self, centre: Tensor, scale: Tensor) -> Tensor:
-        """The same sum as an integral: off by at most half a value, by next to nothing once s ≥ 1/2."""
-        low, high = self.low[:, None], self.high[:, None]
-        bounded_low, bounded_high = torch.isfinite(low), torch.isfinite(high)
-        low, high = torch.where(bounded_low, low, 0.0), torch.where(bounded_high, high, 0.0)
-        from_low = torch.where(bounded_low, low + scale * softplus((centre - low) / scale), centre)
-        return from_low - torch.where(bounded_high, scale * softplus((centre - high) / scale), 0.0)
-
-
-def exact_mean(low: Tensor, high: Tensor) -> bool:
-    """Whether all cells have few enough levels for sums over the grid."""
-    return bool(((high - low) < EXACT_LEVELS).all())
+def warm(t: Tensor) -> Tensor:
+    """A temperature that can be divided by."""
+    return torch.clamp(t, min=COLDEST)
 
 
 def log_sigmoid(x: Tensor) -> Tensor:
@@ -248,14 +191,7 @@ def _log_scale(raw: Tensor) -> Tensor:
     return torch.clamp(smooth, max=LARGEST_LOG_SCALE)
 
 
-def _chosen(weights: Tensor, u: Tensor) -> Tensor:
+def chosen_part(weights: Tensor, u: Tensor) -> Tensor:
     """Index of the part of [0, 1) that ``u`` falls into, parts of the lengths ``weights`` ``(B, n, K)``."""
     below = torch.cumsum(weights, -1)[..., :-1]
     return (u.unsqueeze(-1) >= below).to(torch.int64).sum(-1)
-
-
-def _edges(low: Tensor, high: Tensor) -> Tensor:
-    """``(n, most levels - 1)``: the edges between neighbouring values, beyond reach where a cell has fewer."""
-    steps = max(int((high - low).max()), 1)
-    edges = low[:, None] + torch.arange(steps, dtype=low.dtype) + 0.5
-    return torch.where(edges < high[:, None], edges, math.inf)

@@ -3,8 +3,9 @@
     log p(x | z) = Σ over the shown cells of log p(x_i | h_i(z))
 
 Two levels: Bernoulli. Other whole numbers: discretised logistic. Categories without order: softmax. Real
-numbers: Gaussian with learned variance. Cells of one kind stand together, so a table of any mixture of
-columns costs a handful of operators. Images work in float32, tables in float64 (their units may need it).
+numbers: Gaussian with learned variance, or where asked for a mixture of logistics. Cells of one kind stand together,
+so a table of any mixture of columns costs a handful of operators. Images work in float32, tables in float64 (their
+units may need it).
 
 Shapes: ``x`` ``(B, cells)`` flattened and in the data's own units, ``h`` ``(B, width)`` outputs of a network,
 ``u`` ``(B, cells)`` uniform noise.
@@ -12,6 +13,7 @@ Shapes: ``x`` ``(B, cells)`` flattened and in the data's own units, ``h`` ``(B, 
 
 from __future__ import annotations
 
+import math
 from typing import Literal, cast
 
 import numpy as np
@@ -19,17 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from contracts.data import ColumnType, DataProfile, DataSpec
-from models.layers.distributions import (
-    EXACT_LEVELS,
-    Bernoulli,
-    Categorical,
-    CellDistribution,
-    DiscretisedLogistic,
-    Gaussian,
-)
+from models.layers.cell_mixtures import EXACT_LEVELS, DiscretisedLogistic, LogisticMixture
+from models.layers.distributions import SMALLEST_LOG_SCALE, Bernoulli, Categorical, CellDistribution, Gaussian
 from models.layers.preprocessing import Standardise
 
-Choice = Literal["auto", "bernoulli", "discretised_logistic", "gaussian"]
+Choice = Literal["auto", "bernoulli", "discretised_logistic", "gaussian", "mixture"]
 
 
 class Likelihood(nn.Module):
@@ -38,8 +34,8 @@ class Likelihood(nn.Module):
     order: Tensor
 
     def __init__(self, spec: DataSpec, profile: DataProfile, choice: Choice = "auto", components: int = 1) -> None:
-        """``choice`` overrides the kind of numeric cells, as the config allows it; ``components``: logistics of a
-        mixture per cell."""
+        """``choice`` overrides the kind of numeric cells, as the config allows it (mixture: auto, and a mixture of
+        logistics for real ones); ``components``: logistics of a mixture per cell."""
         super().__init__()
         self.cells = spec.cells
         self.dtype = torch.float32 if spec.image is not None else torch.float64
@@ -79,6 +75,29 @@ class Likelihood(nn.Module):
     def mean(self, h: Tensor) -> Tensor:
         """Expected values ``(B, cells)`` (categories: the most probable code)."""
         return self._assemble([group.mean(outputs) for group, outputs in self._split(h)])
+
+    def std(self, h: Tensor) -> Tensor:
+        """Standard deviations ``(B, cells)`` in the data's own units (categories: of the codes)."""
+        return self._assemble([group.std(outputs) for group, outputs in self._split(h)])
+
+    def temper(self, h: Tensor, temperature: Tensor) -> Tensor:
+        """``h`` at ``temperature`` ``(B,)``: below 1 the distributions narrow, 0 leaves the most probable values."""
+        t = temperature.to(self.dtype)[:, None]
+        return torch.cat([group.temper(outputs, t).flatten(1) for group, outputs in self._split(h)], 1)
+
+    def start(self) -> Tensor:
+        """Outputs ``(width,)`` to begin training from."""
+        return torch.cat([g.start().repeat(len(m)) for g, m in zip(self._parts(), self._members, strict=True)])
+
+    @property
+    def layout(self) -> list[tuple[list[int], int]]:
+        """Outputs in their order: the cells of each group and the outputs of each of its cells."""
+        return [(members, group.outputs) for members, group in zip(self._members, self._parts(), strict=True)]
+
+    @property
+    def owners(self) -> Tensor:
+        """Which cell each output belongs to, int64 ``(width,)``."""
+        return torch.cat([torch.tensor(members).repeat_interleave(outputs) for members, outputs in self.layout])
 
     def draw(self, h: Tensor, u: Tensor) -> Tensor:
         """Values ``(B, cells)``, whole where discrete."""
@@ -122,7 +141,7 @@ def _kinds(spec: DataSpec, choice: Choice) -> list[str]:
 
 
 def _numeric(levels: float, discrete: bool, choice: Choice) -> str:
-    if choice == "auto":
+    if choice == "auto" or (choice == "mixture" and discrete):
         choice = "gaussian" if not discrete else "bernoulli" if levels == 2 else "discretised_logistic"
     if choice == "discretised_logistic":
         return "discretised_logistic few" if levels <= EXACT_LEVELS else "discretised_logistic many"
@@ -140,7 +159,13 @@ def _distribution(
         case ["bernoulli"]:
             return Bernoulli(low)
         case ["gaussian"]:
+            # A cell that never varied is not learned to be narrower than its nominal deviation: the first row to differ
+            # is improbable enough at that, and other families stop there too.
+            still = torch.from_numpy(profile.minimum == profile.maximum).reshape(-1)[members] & ~discrete
+            scale = torch.where(still, scale * math.exp(-SMALLEST_LOG_SCALE), scale)
             return Gaussian(centre, scale, low, high, discrete)
+        case ["mixture"]:
+            return LogisticMixture(centre, scale, components)
         case ["discretised_logistic", _]:
             return DiscretisedLogistic(centre, scale, low, high, components)
         case ["categorical", count]:

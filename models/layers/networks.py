@@ -25,7 +25,7 @@ COARSEST = 8
 
 
 class Perceptron(nn.Sequential):
-    """``depth`` hidden layers of ``width`` units with SiLU and dropout."""
+    """``depth`` hidden layers of ``width`` units with SiLU and dropout; none makes it linear."""
 
     def __init__(self, inputs: int, outputs: int, width: int, depth: int, dropout: float = 0.0) -> None:
         layers: list[nn.Module] = []
@@ -33,7 +33,7 @@ class Perceptron(nn.Sequential):
             layers += [nn.Linear(inputs if index == 0 else width, width), nn.SiLU()]
             if dropout:
                 layers.append(nn.Dropout(dropout))
-        layers.append(nn.Linear(width, outputs))
+        layers.append(nn.Linear(width if depth else inputs, outputs))
         super().__init__(*layers)
 
 
@@ -43,10 +43,10 @@ class Residual(nn.Module):
     def __init__(self, channels: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            _norm(channels),
+            norm(channels),
             nn.SiLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
-            _norm(channels),
+            norm(channels),
             nn.SiLU(),
             nn.Dropout2d(dropout) if dropout else nn.Identity(),
             nn.Conv2d(channels, channels, 3, padding=1),
@@ -70,6 +70,11 @@ class Cells(nn.Module):
         }
         self.numeric = [cell for cell in range(spec.cells) if cell not in self.categories]
         self.width = len(self.numeric) + sum(self.categories.values())
+
+    @property
+    def owners(self) -> list[int]:
+        """The cell that each of the numbers comes from."""
+        return self.numeric + [cell for cell, count in self.categories.items() for _ in range(count)]
 
     def forward(self, x: Tensor, shown: Tensor | None = None) -> Tensor:
         """``x``, ``shown``: ``(B, *row)``."""
@@ -108,6 +113,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.cells = Cells(spec, profile)
         self.convolutional, self.sees_mask, self.shape = convolutional, sees_mask, spec.row_shape
+        self.seen = spec.cells
         if convolutional:
             height, wide, channels = spec.row_shape
             self.plan = ScalePlan(height, wide, width)
@@ -121,9 +127,13 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, shown: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """``x``, ``shown`` ``(B, *row)``; ``condition`` ``(B, width)``. Without ``shown`` every cell is."""
         v = self.cells(x, shown)
+        return self.encode(v, None if shown is None else shown.flatten(1), condition)
+
+    def encode(self, v: Tensor, shown: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """``v`` ``(B, cells.width)`` as `Cells` answers it, ``shown`` ``(B, cells)``."""
         if self.sees_mask:
-            mask = torch.ones_like(x, dtype=v.dtype) if shown is None else shown.to(v.dtype)
-            v = torch.cat([v, mask.flatten(1)], 1)
+            mask = v.new_ones(len(v), self.seen) if shown is None else shown.to(v.dtype)
+            v = torch.cat([v, mask], 1)
         if self.convolutional:
             height, wide, channels = self.shape
             planes = v.reshape(-1, v.shape[1] // (height * wide * channels), height, wide, channels)
@@ -198,7 +208,7 @@ class ScalePlan:
             layers += [nn.PixelUnshuffle(2), nn.Conv2d(4 * planes, channels, 3 if not layers else 1, padding="same")]
             layers += [Residual(channels, dropout) for _ in range(depth)]
             planes = channels
-        return [*layers, _norm(planes), nn.SiLU()]
+        return [*layers, norm(planes), nn.SiLU()]
 
     def up(self, planes: int, depth: int, dropout: float) -> list[nn.Module]:
         """``(B, *coarsest)`` → ``(B, planes, H, W)``."""
@@ -210,7 +220,7 @@ class ScalePlan:
                 layers += [nn.Conv2d(channels, 4 * self.channels[index - 1], 1), nn.PixelShuffle(2)]
             else:
                 last = nn.Conv2d(channels, 4 * planes, 3, padding=1)
-                layers += [_norm(channels), nn.SiLU(), last, nn.PixelShuffle(2)]
+                layers += [norm(channels), nn.SiLU(), last, nn.PixelShuffle(2)]
         return layers
 
 
@@ -240,5 +250,6 @@ def default_batch_size(rows: int, *, convolutional: bool) -> int:
     return int(2 ** min(6 if convolutional else 8, max(4, round(math.log2(max(rows, 16) / 12)))))
 
 
-def _norm(channels: int) -> nn.GroupNorm:
+def norm(channels: int) -> nn.GroupNorm:
+    """Normalise each row by itself, in groups of channels."""
     return nn.GroupNorm(math.gcd(channels, 8), channels)

@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from contracts.errors import Problem
-from service.cli import datasets, jobs, models, verbs
+from service.cli import datasets, directions, jobs, models, verbs
 from service.cli.client import ServiceError
 from service.cli.files import FileError
 from service.cli.output import Session, console, print_problem
@@ -74,9 +74,11 @@ app.command("sample")(verbs.sample)
 app.command("log-prob")(verbs.log_prob)
 app.command("predict")(verbs.predict)
 app.command("similarity")(verbs.similarity)
+app.command("interpolate")(directions.interpolate)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.add_typer(directions.app, name="directions")
 
 
 def main(arguments: list[str] | None = None) -> int:

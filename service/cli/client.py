@@ -45,6 +45,18 @@ class Client:
         response = self.send("POST", path, json=_present(body), headers={"Accept": accept})
         return response.content, response.headers
 
+    def post_events(self, path: str, body: Json) -> Iterator[Json]:
+        """POST a JSON body and yield the events of the answer as they come: ``{id, type, data}``."""
+        headers = {"Accept": "text/event-stream"}
+        try:
+            with self._http.stream("POST", path, json=_present(body), headers=headers) as response:
+                if response.is_error:
+                    response.read()
+                self._check(response)
+                yield from read_events(response.iter_lines())
+        except httpx.HTTPError as error:
+            raise self._away(error) from error
+
     def json(self, method: str, path: str, **arguments: Any) -> Json:
         response = self.send(method, path, **arguments)
         return cast(Json, response.json()) if response.content else {}

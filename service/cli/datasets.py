@@ -125,14 +125,18 @@ def _describe(answer: Json) -> None:
     )
     if spec.get("columns"):
         print_table(
-            ("column", "type", "role", "range", "categories"),
+            ("column", "type", "role", "empty cells", "range", "categories"),
             (
-                (c["name"], c["type"], c["role"], _range(c), cell((c.get("categories") or [])[:8]))
+                (c["name"], c["type"], c["role"], _empty(c), _range(c), cell((c.get("categories") or [])[:8]))
                 for c in spec["columns"]
             ),
         )
     for row in answer.get("preview", []):
         console.print(json.dumps(row), soft_wrap=True, markup=False)
+
+
+def _empty(column: Json) -> str:
+    return "allowed" if column.get("missing") else ""
 
 
 def _range(column: Json) -> str:

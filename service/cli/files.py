@@ -1,7 +1,7 @@
 """Rows in and answers out: files and standard streams of the formats that the verbs take.
 
-In: ``.csv`` ``.json`` ``.jsonl`` ``.npy`` ``.png`` ``.jpg``, or ``-`` for standard input, whose format is
-recognised by its first bytes. Out: ``.json`` ``.jsonl`` ``.csv`` ``.npy`` ``.png``, or ``-``.
+In: ``.csv`` ``.json`` ``.jsonl`` ``.npy`` ``.png`` ``.jpg`` ``.txt`` (one text), or ``-`` for standard input, whose
+format is recognised by its first bytes. Out: ``.json`` ``.jsonl`` ``.csv`` ``.npy`` ``.png``, or ``-``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ FORMATS = {
     ".png": "picture",
     ".jpg": "picture",
     ".jpeg": "picture",
+    ".txt": "text",
 }
 
 
@@ -46,6 +47,11 @@ def read_inputs(sources: Sequence[str]) -> Inputs:
     if any(isinstance(part, dict) for part in parts):
         raise FileError("only one .npy file can be read at a time; several files must be pictures, CSV or JSON")
     return [row for part in parts for row in part]
+
+
+def read_bytes(source: str) -> bytes:
+    """Read a file, or standard input for ``-``."""
+    return _load(source)[1]
 
 
 def read_array(source: str) -> NDArray[np.generic]:
@@ -139,9 +145,11 @@ def _parse(name: str, data: bytes) -> Inputs:
         if kind == "picture":
             return [{"image": base64.b64encode(data).decode()}]
         if kind == "csv":
-            return _from_csv(data.decode("utf-8-sig"))
+            return _texts(_from_csv(data.decode("utf-8-sig")))
+        if kind == "text":
+            return [data.decode("utf-8-sig")]
         if kind == "jsonl":
-            return [json.loads(line) for line in data.splitlines() if line.strip()]
+            return _texts([json.loads(line) for line in data.splitlines() if line.strip()])
         value = json.loads(data)
     except ValueError as error:
         raise FileError(f"{name} does not hold {kind}: {error}") from error
@@ -151,7 +159,13 @@ def _parse(name: str, data: bytes) -> Inputs:
         value = [value]
     if not isinstance(value, (list, dict)):
         raise FileError(f"{name} must hold a list of rows")
-    return value
+    return _texts(value) if isinstance(value, list) else value
+
+
+def _texts(rows: list[Any]) -> list[Any]:
+    """Rows of a dataset of texts as the strings that its models read; other rows as they are."""
+    documents = bool(rows) and all(isinstance(row, dict) and isinstance(row.get("text"), str) for row in rows)
+    return [row["text"] for row in rows] if documents else rows
 
 
 def _recognise(data: bytes) -> str:

@@ -12,18 +12,11 @@ import numpy as np
 import typer
 
 from service.cli.client import Json
-from service.cli.files import (
-    FileError,
-    format_of,
-    hide_columns,
-    hide_unknown,
-    read_array,
-    read_inputs,
-    tensor,
-    write_bytes,
-    write_rows,
-)
+from service.cli.files import format_of, read_inputs, write_bytes, write_rows
+from service.cli.hiding import hidden_inputs, read_given
 from service.cli.output import Session, cell, console, print_table, session
+from service.cli.predictions import print_prediction
+from service.cli.texts import MaxTokens, Prefix, Stream, TopK, TopP, answer_texts, print_scores, stream_sample
 
 Model = Annotated[str, typer.Argument(help="name, name@3 or name@alias.")]
 Files = Annotated[
@@ -36,15 +29,29 @@ Label = Annotated[list[str] | None, typer.Option("--label", help="Condition on a
 Seed = Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")]
 Samples = Annotated[int | None, typer.Option(min=1, help="Monte-Carlo samples per row, where the answer uses any.")]
 Space = Annotated[str | None, typer.Option(help="Refuse an answer from another embedding space.")]
+Directions = Annotated[
+    list[str] | None,
+    typer.Option("--direction", help="Move the vectors along a direction, NAME=STRENGTH (repeat for more)."),
+]
+Mask = Annotated[
+    str | None, typer.Option(help="Hidden cells: a boolean .npy, or of pictures a .png whose light pixels are hidden.")
+]
 MEDIA = {"npy": "application/x-npy", "picture": "image/png"}
 
 
 def encode(
-    context: typer.Context, model: Model, files: Files, output: Output = None, label: Label = None, space: Space = None
+    context: typer.Context,
+    model: Model,
+    files: Files,
+    direction: Directions = None,
+    output: Output = None,
+    label: Label = None,
+    space: Space = None,
 ) -> None:
     """Rows to vectors. Output: .npy, .csv, .json, .jsonl."""
     here = session(context)
-    body = {"model": model, "inputs": read_inputs(files), "given": given(label), "space": space}
+    moved = {"directions": read_strengths(direction)}
+    body = {"model": model, "inputs": read_inputs(files), **moved, "given": given(label), "space": space}
     answer_rows(here, "/encode", body, "vectors", output)
 
 
@@ -52,29 +59,57 @@ def decode(
     context: typer.Context,
     model: Model,
     vectors: Annotated[str, typer.Argument(help="Vectors of the model's space: .npy, .csv, .json, or -.")],
+    direction: Directions = None,
     output: Output = None,
     label: Label = None,
     space: Space = None,
 ) -> None:
     """Vectors to rows. Output: .png for pictures, .npy, .csv, .json, .jsonl."""
     here = session(context)
-    body = {"model": model, "vectors": read_inputs([vectors]), "given": given(label), "space": space}
+    moved = {"directions": read_strengths(direction)}
+    body = {"model": model, "vectors": read_inputs([vectors]), **moved, "given": given(label), "space": space}
     answer_rows(here, "/decode", body | by_name(here, model, output), "rows", output)
 
 
 def sample(
     context: typer.Context,
     model: Model,
-    n: Annotated[int, typer.Option("-n", min=1, help="Rows to draw.")] = 16,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Rows to draw; default 16, of texts 1.")] = None,
     seed: Seed = None,
-    temperature: Annotated[float, typer.Option(min=0, help="Scales the deviation of the prior.")] = 1.0,
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Scales the deviation of the prior, of texts the logits; repeated: of each group of latents, the top "
+            "first."
+        ),
+    ] = None,
+    prefix: Prefix = None,
+    max_tokens: MaxTokens = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    stream: Stream = False,
     output: Output = None,
     label: Label = None,
+    known: Annotated[
+        list[str] | None,
+        typer.Option("--given", help="Draw the other columns given this one, COLUMN=VALUE (repeat for more)."),
+    ] = None,
 ) -> None:
-    """New rows. Output: .png for pictures, .csv, .npy, .json, .jsonl."""
+    """New rows. Output: .png for pictures, .csv, .npy, .json, .jsonl, .txt for texts."""
     here = session(context)
-    body = {"model": model, "n": n, "seed": seed, "temperature": temperature, "given": given(label)}
-    answer_rows(here, "/sample", body | by_name(here, model, output), "rows", output)
+    scale = 1.0 if not temperature else temperature[0] if len(temperature) == 1 else temperature
+    condition = given(label)
+    texts = {"prefix": prefix, "max_tokens": max_tokens, "top_k": top_k, "top_p": top_p}
+    if known:
+        condition = (condition or {}) | {"row": read_given(known, data_spec(here, model)["columns"])}
+    body = {"model": model, "n": n or 1, "seed": seed, "temperature": scale, "given": condition, **texts}
+    if stream:
+        stream_sample(here, body, output)
+    elif data_spec(here, model)["modality"] == "text":
+        answer_texts(here, "/sample", body, output)
+    else:
+        body["n"] = n or 16
+        answer_rows(here, "/sample", body | by_name(here, model, output), "rows", output)
 
 
 def log_prob(
@@ -83,7 +118,7 @@ def log_prob(
     files: Files,
     seed: Seed = None,
     samples: Samples = None,
-    mask: Annotated[str | None, typer.Option(help="Hidden cells as a boolean .npy.")] = None,
+    mask: Mask = None,
     lowest: Annotated[
         int, typer.Option(min=0, help="Show so many of the least likely rows first; 0: all, in order.")
     ] = 0,
@@ -96,7 +131,7 @@ def log_prob(
         "/log_prob",
         {
             "model": model,
-            **hidden_inputs(read_inputs(files), mask, []),
+            **hidden_inputs(read_inputs(files), mask, [], lambda: None),
             "seed": seed,
             "samples": samples,
             "given": given(label),
@@ -112,6 +147,9 @@ def log_prob(
 
     def people() -> None:
         order = sorted(range(len(values)), key=lambda index: -np.inf if values[index] is None else values[index])
+        if "log_perplexity" in answer:
+            print_scores(answer, order[:lowest] if lowest else list(range(len(values))))
+            return
         errors, bits = answer.get("standard_error"), answer.get("bits_per_dim")
         print_table(
             ("row", "log_prob", "standard error", "bits per dim"),
@@ -132,28 +170,50 @@ def predict(
     files: Files,
     hide: Annotated[
         list[str] | None,
-        typer.Option("--hide", help="Hide this column (repeat for more); empty cells are hidden anyway."),
+        typer.Option(
+            "--hide",
+            help="Hide this column (repeat for more), or a side of pictures: lower, upper, left, right. Empty cells "
+            "and transparent pixels are hidden anyway.",
+        ),
     ] = None,
-    mask: Annotated[str | None, typer.Option(help="Hidden cells as a boolean .npy.")] = None,
+    mask: Mask = None,
     draws: Annotated[int, typer.Option(min=0, help="Completed rows drawn per row.")] = 1,
+    picture: Annotated[str, typer.Option(help="What a .png or .npy holds: mean, or draws, a line per row.")] = "mean",
+    temperature: Annotated[float | None, typer.Option(min=0, help="Texts: divides the logits of each token.")] = None,
+    max_tokens: MaxTokens = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
     seed: Seed = None,
     samples: Samples = None,
     output: Output = None,
     label: Label = None,
 ) -> None:
-    """Hidden cells given the shown ones: mean, draws, and how probable. Output (the mean): .csv, .npy, .json, .png."""
+    """Hidden cells given the shown ones: mean ± sd, draws, and how probable.
+
+    Output (the mean): .csv, .npy, .json, .png.
+    """
     here = session(context)
     inputs = read_inputs(files)
     body = {
         "model": model,
-        **hidden_inputs(inputs, mask, hide or []),
+        **hidden_inputs(inputs, mask, hide or [], lambda: data_spec(here, model)["image"]),
         # Rows come back as they went in; an array's bytes are of no use to a reader of tables and JSON.
         "format": "numbers" if isinstance(inputs, dict) else None,
         "draws": draws,
         "seed": seed,
         "samples": samples,
         "given": given(label),
+        "picture": picture,
+        **{"temperature": temperature, "max_tokens": max_tokens, "top_k": top_k, "top_p": top_p},
     }
+    data = data_spec(here, model)
+    if data["modality"] == "text":
+        answer_texts(here, "/predict", body, output)
+        return
+    if output is None and not here.as_json and data["modality"] == "table":
+        answer = here.client.post("/predict", body | {"format": "rows"})
+        print_prediction(answer, body, [column for column in data["columns"] if column["role"] == "feature"])
+        return
     answer_rows(here, "/predict", body, "mean", output)
 
 
@@ -210,25 +270,34 @@ def answer_rows(here: Session, path: str, body: Json, key: str, output: str | No
     if output is not None:
         write_rows(output, answer[key])
     else:
-        here.show(answer, lambda: _print_rows(answer, key))
+        here.show(answer, lambda: print_rows(answer, key))
 
 
 def by_name(here: Session, model: str, output: str | None) -> Json:
     """Ask for rows by column name where the model's rows have columns; arrays and pictures stay as they are."""
     if output is not None and format_of_output(output) in MEDIA:
         return {}
-    modality = here.client.get(f"/models/{model}")["manifest"]["data"]["modality"]
-    return {"format": "rows"} if modality == "table" else {}
+    return {"format": "rows"} if data_spec(here, model)["modality"] == "table" else {}
 
 
-def hidden_inputs(inputs: list[Any] | dict[str, Any], mask: str | None, hide: list[str]) -> Json:
-    """The request's ``inputs`` and ``mask``: a mask file, named columns, or NaN cells of a .npy."""
-    if mask is not None:
-        if not isinstance(inputs, dict) and inputs and isinstance(inputs[0], dict) and "image" not in inputs[0]:
-            raise FileError("--mask is for arrays and pictures; for rows by column name use --hide or empty cells")
-        return {"inputs": inputs, "mask": tensor(read_array(mask).astype(bool))}
-    shown, hidden = hide_unknown(hide_columns(inputs, hide))
-    return {"inputs": shown, "mask": hidden}
+def data_spec(here: Session, model: str) -> Json:
+    """What the rows of a model look like."""
+    data: Json = here.client.get(f"/models/{model}")["manifest"]["data"]
+    return data
+
+
+def read_strengths(pairs: list[str] | None) -> dict[str, float] | None:
+    """Directions as ``NAME=STRENGTH`` each."""
+    found = {}
+    for pair in pairs or []:
+        name, _, strength = pair.rpartition("=")
+        try:
+            found[name] = float(strength)
+        except ValueError:
+            name = ""
+        if not name:
+            raise typer.BadParameter(f"{pair!r} is not NAME=STRENGTH, say smile=1.5")
+    return found or None
 
 
 def given(label: list[str] | None) -> Json | None:
@@ -250,7 +319,7 @@ def write_npy(output: str, values: list[Any]) -> None:
     write_bytes(output, buffer.getvalue())
 
 
-def _print_rows(answer: Json, key: str) -> None:
+def print_rows(answer: Json, key: str) -> None:
     rows = answer[key]
     if rows and isinstance(rows[0], dict):
         print_table(("row", *rows[0]), ((index, *row.values()) for index, row in enumerate(rows)))

@@ -56,7 +56,12 @@ def _queue(gateway: Gateway, asked: BatchRequest, key: str | None) -> Job:
     version = catalogue.resolve(asked.model)
     check_verb(version, Verb(asked.verb))
     spec = catalogue.get_dataset(asked.dataset).spec
-    if spec.modality != version.manifest.data.modality or spec.row_shape != version.manifest.data.row_shape:
+    if spec.modality == "text" and asked.verb is Verb.PREDICT:
+        raise InvalidInput(
+            "texts of a dataset have no hidden cells to predict; ask /predict for continuations",
+            errors=[FieldProblem(location="verb", message="must be encode or log_prob for texts")],
+        )
+    if not version.manifest.data.same_rows(spec):
         raise InvalidInput(
             f"the rows of dataset {asked.dataset} are not those that {version.reference} reads",
             errors=[FieldProblem(location="dataset", message="must have the columns or image shape of the model")],

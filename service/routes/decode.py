@@ -33,12 +33,13 @@ def _decode(call: Call[DecodeRequest]) -> Answer:
     check_cells(len(vectors) * manifest.data.cells, call.gateway.settings.max_cells, "vectors")
     labels = call.labels(call.request.given, len(vectors))
     with call.program() as program:
-        rows = program.decode(vectors.x, given=labels)
+        rows = program.decode(call.moved(vectors.x, call.request.directions), given=labels)
     return Answer(
-        facts=call.facts(space=manifest.space),
+        facts=call.facts(space=manifest.space, directions=call.request.directions),
         arrays={"rows": rows},
         main="rows",
         spec=manifest.data,
         rows=frozenset({"rows"}),
         format=call.request.format,
+        across=call.request.across,
     )

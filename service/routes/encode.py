@@ -33,12 +33,17 @@ async def encode(request: Request) -> Response:
 def _encode(call: Call[EncodeRequest]) -> Answer:
     rows = call.rows(call.request.inputs)
     encoding = encodings(call, rows, call.labels(call.request.given, len(rows)))
-    arrays: dict[str, NDArray[np.generic]] = {"vectors": encoding.vectors}
+    vectors = call.moved(encoding.vectors, call.request.directions)
+    arrays: dict[str, NDArray[np.generic]] = {"vectors": vectors}
     if encoding.log_scale is not None:
         arrays["log_scale"] = encoding.log_scale
     return Answer(
         facts=call.facts(
-            space=call.version.manifest.space, dimensions=encoding.vectors.shape[1], cache=call.cache_facts()
+            space=call.version.manifest.space,
+            dimensions=vectors.shape[1],
+            groups=call.version.manifest.latent_groups,
+            directions=call.request.directions,
+            cache=call.cache_facts(),
         ),
         arrays=arrays,
         main="vectors",

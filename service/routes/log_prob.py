@@ -16,7 +16,9 @@ from service.calls import Call, serve
 from service.documentation import verb_body, verb_responses
 from service.inputs import ParsedRows, check_rows_limit
 from service.schemas.answers import LogProbResponse
+from service.schemas.texts import TextLogProbResponse
 from service.schemas.verbs import LogProbRequest
+from service.texts import is_text, score_texts
 
 router = APIRouter(tags=["verbs"])
 
@@ -28,7 +30,7 @@ KINDS = tuple(AnswerKind)
     operation_id="logProb",
     summary="Log-density or log-probability of rows",
     openapi_extra=verb_body(LogProbRequest),
-    responses=verb_responses(LogProbResponse),
+    responses=verb_responses(LogProbResponse, texts=TextLogProbResponse),
 )
 async def log_prob(request: Request) -> Response:
     """Answer log p(x) of each row; of a row with hidden cells, the marginal of its shown ones."""
@@ -36,6 +38,8 @@ async def log_prob(request: Request) -> Response:
 
 
 def _log_prob(call: Call[LogProbRequest]) -> Answer:
+    if is_text(call):
+        return score_texts(call)
     asked = call.request
     rows = call.rows(asked.inputs, mask=asked.mask, hideable=True)
     if asked.samples is not None:

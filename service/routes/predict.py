@@ -12,8 +12,10 @@ from service.calls import Call, serve
 from service.documentation import verb_body, verb_responses
 from service.inputs import check_rows_limit
 from service.schemas.answers import PredictResponse
+from service.schemas.texts import TextPredictResponse
 from service.schemas.verbs import PredictRequest
 from service.tensors import wrong
+from service.texts import is_text, predict_texts, refuse_text_fields
 
 router = APIRouter(tags=["verbs"])
 
@@ -23,7 +25,7 @@ router = APIRouter(tags=["verbs"])
     operation_id="predict",
     summary="Hidden cells given the shown ones",
     openapi_extra=verb_body(PredictRequest),
-    responses=verb_responses(PredictResponse, pictures=True),
+    responses=verb_responses(PredictResponse, pictures=True, texts=TextPredictResponse),
 )
 async def predict(request: Request) -> Response:
     """Answer the mean, draws and spread of hidden cells, and their conditional log-density."""
@@ -31,6 +33,9 @@ async def predict(request: Request) -> Response:
 
 
 def _predict(call: Call[PredictRequest]) -> Answer:
+    if is_text(call):
+        return predict_texts(call)
+    refuse_text_fields(call.request)
     asked, manifest, settings = call.request, call.version.manifest, call.gateway.settings
     rows = call.rows(asked.inputs, mask=asked.mask, hideable=True, scored=asked.score_inputs)
     if rows.hidden is None:
@@ -38,6 +43,8 @@ def _predict(call: Call[PredictRequest]) -> Answer:
     check_rows_limit(asked.draws, settings.max_draws, "draws")
     if asked.samples is not None:
         check_rows_limit(asked.samples, settings.max_monte_carlo_samples, "samples")
+    if asked.picture == "draws" and not asked.draws:
+        raise wrong("draws", "is 0, and `picture` asks for them; ask for at least one")
     draws = max(1, asked.draws)
     check_cells(len(rows) * (draws + 2) * manifest.data.cells, settings.max_cells, "rows or draws")
     labels = call.labels(asked.given, len(rows))
@@ -54,6 +61,9 @@ def _predict(call: Call[PredictRequest]) -> Answer:
     arrays: dict[str, NDArray[np.generic]] = {"mean": found.mean, "std": found.std}
     if asked.draws:
         arrays["draws"] = found.draws
+    written = asked.format or rows.form
+    if found.probability is not None and written != "base64":
+        arrays["probability"] = found.probability
     arrays["log_prob"] = found.log_prob
     for name in ("standard_error", "effective_sample_size"):
         values = getattr(found, name)
@@ -70,9 +80,9 @@ def _predict(call: Call[PredictRequest]) -> Answer:
             seed=asked.seed,
         ),
         arrays=arrays,
-        main="mean",
+        main=asked.picture,
         spec=manifest.data,
         rows=frozenset({"mean", "draws"}),
-        spreads=frozenset({"std"}),
-        format=asked.format or rows.form,
+        spreads=frozenset({"std", "probability"}),
+        format=written,
     )

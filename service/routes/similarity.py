@@ -8,8 +8,8 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from contracts.artifact import Verb
-from contracts.errors import InvalidInput
 from engine.answers import Encoding
+from engine.kinds.tokens import objects
 from engine.similarity import Metric, similarity, top_k
 from service.answers import Answer, check_cells
 from service.calls import Call, serve
@@ -18,11 +18,13 @@ from service.inputs import ParsedRows
 from service.routes.encode import encodings
 from service.schemas.answers import SimilarityResponse
 from service.schemas.verbs import SimilarityRequest
+from service.selection import check_fits, keeps_labels
 
 router = APIRouter(tags=["verbs"])
 
 # Rows of a dataset that are encoded at a time, so that its size does not matter.
 STREAM_CELLS = 1 << 21
+STREAM_TEXTS = 128
 
 
 @router.post(
@@ -68,27 +70,15 @@ def _nearest(call: Call[SimilarityRequest]) -> Answer:
 def _dataset(call: Call[SimilarityRequest], name: str) -> tuple[str, Iterator[Encoding]]:
     """The digest of a dataset and its rows' encodings, a batch at a time."""
     reader = call.gateway.store.datasets.open(name)
-    spec, theirs = call.version.manifest.data, reader.spec
-    columns = [(column.name, column.type, column.categories) for column in spec.features]
-    if (
-        theirs.modality != spec.modality
-        or theirs.image != spec.image
-        or (columns != [(column.name, column.type, column.categories) for column in theirs.features])
-    ):
-        raise InvalidInput(
-            f"the rows of dataset {reader.dataset.name} are not those that {call.version.reference} reads; "
-            "take one with the same columns or image shape"
-        )
+    check_fits(reader, call.version)
+    spec, labelled = reader.spec, keeps_labels(reader, call.version, call.request.given)
 
-    # A conditional model reads a row with its label; the dataset's own are taken where none is given.
-    condition, label = call.version.manifest.condition, theirs.label
-    labelled = condition is not None and call.request.given is None and label is not None
-    labelled = labelled and label is not None and label.categories == condition
+    together = STREAM_TEXTS if spec.modality == "text" else max(1, STREAM_CELLS // spec.cells)
 
     def stream() -> Iterator[Encoding]:
-        for batch in reader.batches(None, max(1, STREAM_CELLS // spec.cells)):
-            assert isinstance(batch.x, np.ndarray)
-            rows = ParsedRows(batch.x, None, "numbers")
+        for batch in reader.batches(None, together):
+            x = objects(batch.x) if isinstance(batch.x, list) else batch.x
+            rows = ParsedRows(x, None, "numbers")
             yield encodings(call, rows, batch.y) if labelled else _encoded(call, rows)
 
     return reader.dataset.digest, stream()

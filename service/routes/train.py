@@ -57,10 +57,10 @@ def _queue(gateway: Gateway, asked: TrainRequest, key: str | None) -> Job:
                 f"{asked.config.family}; continue with the same family",
                 errors=[FieldProblem(location="start_from", message="must be a version of the same family")],
             )
-        if start.manifest.data.row_shape != spec.row_shape:
+        if not start.manifest.data.same_rows(spec):
             raise InvalidInput(
-                f"start_from: {start.reference} reads rows of shape {start.manifest.data.row_shape}, and the dataset "
-                f"has {spec.row_shape}",
+                f"start_from: {start.reference} reads {start.manifest.data.row_name}, and the dataset holds "
+                f"{spec.row_name}",
                 errors=[FieldProblem(location="start_from", message="must read rows like the dataset's")],
             )
         # The job trains on from this very version, wherever the alias points by then.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -30,9 +30,18 @@ class VerbResponse(BaseModel):
     model: str = Field(description="The resolved `name@version`.")
 
 
+Applied = Annotated[
+    dict[str, float] | None, Field(description="Directions that the vectors were moved along, and how far.")
+]
+
+
 class EncodeResponse(VerbResponse):
     space: str = Field(description="The embedding space; vectors of different spaces must not be compared.")
     dimensions: int
+    groups: list[int] | None = Field(
+        default=None, description="Where a vector is made of groups of latents: their sizes, the top first."
+    )
+    directions: Applied = None
     vectors: Numbers | Tensor
     log_scale: Numbers | Tensor | None = Field(
         default=None, description="Log of the posterior's standard deviation, where the model has a posterior."
@@ -45,14 +54,36 @@ class EncodeResponse(VerbResponse):
 
 class DecodeResponse(VerbResponse):
     space: str
+    directions: Applied = None
     rows: Rows
     non_finite: dict[str, list[int]] | None = None
 
 
+class InterpolateResponse(VerbResponse):
+    """`rows` and `vectors` by pair and step: `rows[i][0]` is the decoded `a[i]`, `rows[i][-1]` the decoded `b[i]`."""
+
+    space: str
+    mode: Literal["lerp", "slerp"]
+    steps: int
+    rows: Draws
+    vectors: list[Numbers] | Tensor
+    cache: CacheUse
+    non_finite: dict[str, list[int]] | None = Field(
+        default=None, description="Pairs that hold a number out of range, written as null."
+    )
+
+
 class SampleResponse(VerbResponse):
     seed: int = Field(description="The same seed, model and n give the same rows.")
-    temperature: float
+    temperature: float | list[float] = Field(description="As asked: one, or one for each group of latents.")
     rows: Rows
+    kind: AnswerKind | None = Field(
+        default=None, description="Of rows given cells: exact draws of the conditional, or an estimate of them."
+    )
+    samples: int | None = Field(default=None, description="Of rows given cells: weighted draws behind each, if any.")
+    effective_sample_size: list[float | None] | None = Field(
+        default=None, description="Of rows given cells: how many of `samples` count, row by row."
+    )
 
 
 class LogProbResponse(VerbResponse):
@@ -71,6 +102,11 @@ class LogProbResponse(VerbResponse):
 class PredictResponse(VerbResponse):
     mean: Rows = Field(description="Shown cells as they came, hidden ones as expected (a category: the likeliest).")
     std: Rows = Field(description="Standard deviation of each cell; 0 where shown.")
+    probability: Rows | None = Field(
+        default=None,
+        description="Of the category or truth value that the mean tells, where one is hidden: 1 where shown, null in "
+        "numbers. Not in base64.",
+    )
     draws: Draws | None = Field(default=None, description="Completed rows, `draws` per row.")
     log_prob: list[float | None] = Field(description="log p(hidden | shown), nats.")
     log_prob_at: Literal["inputs", "mean"] = Field(description="Where it was evaluated.")

@@ -55,7 +55,8 @@ class UploadForm(BaseModel):
     spec: str | None = Field(
         default=None,
         description="JSON object of what overrides the inferred spec: columns (by name: type, role, missing, "
-        "categories), image, split, modality.",
+        "categories, minimum, maximum), image, split, modality. Features with empty cells are `missing: true` by "
+        "themselves; `missing: false` refuses them.",
     )
     files: list[bytes] = Field(
         description="CSV, Parquet, NPY/NPZ, IDX(.gz) parts, ZIP/TAR of PNG/JPEG, TXT or JSONL.",

@@ -6,9 +6,9 @@ array and checks it there, so `SkipValidation` keeps pydantic from walking every
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, model_validator
 
 Dtype = Literal[
     "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"
@@ -53,14 +53,27 @@ Inputs = Annotated[
     ],
     Field(
         description="Rows as nested numbers (`(B, D)` tables, `(B, H, W)` or `(B, H, W, C)` images; booleans count as "
-        "0 and 1), a base64 tensor of that shape, objects by column name, images, or strings. "
+        "0 and 1), a base64 tensor of that shape, objects by column name, images, or strings "
+        "(of /predict also gaps `{before, after, tokens}`). "
         "null is a hidden cell where the verb takes hidden cells."
     ),
 ]
 
 Mask = Annotated[
-    SkipValidation[list[list[bool]] | list[list[list[bool]]] | list[list[list[list[bool]]]] | Tensor | None],
-    Field(description="True = hidden; the shape of the inputs. Beside null cells, both count."),
+    SkipValidation[
+        list[list[bool]]
+        | list[list[list[bool]]]
+        | list[list[list[list[bool]]]]
+        | Tensor
+        | Picture
+        | list[Picture]
+        | None
+    ],
+    Field(
+        description="True = hidden; the shape of the inputs. Or a picture for all rows, or one per row, of the rows' "
+        "size: light pixels are hidden, black and transparent ones shown. Beside null cells and the transparent pixels "
+        "of the inputs, all count."
+    ),
 ]
 
 Vectors = Annotated[
@@ -75,3 +88,22 @@ class Given(Closed):
     """What a conditional model is conditioned on."""
 
     label: Labels
+
+
+class SampleGiven(Closed):
+    """What rows are drawn given: a conditional model's label, or known cells of a table's row, or both."""
+
+    label: Labels | None = None
+    row: Annotated[
+        Row | Annotated[list[Row], Field(min_length=1)] | None,
+        Field(
+            description="Cells by column name; the others are drawn from the model's conditional. One object for all "
+            "rows, or one per row. Needs a model that answers /predict."
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.label is None and self.row is None:
+            raise ValueError("give `label`, `row` or both")
+        return self

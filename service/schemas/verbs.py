@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.schemas.inputs import Closed, Given, Inputs, Mask, Vectors
+from service.schemas.inputs import Closed, Given, Inputs, Mask, SampleGiven, Vectors
 
 LARGEST_SEED = 2**63 - 1
 # Seeds that are drawn here stay within what every JSON reader keeps exactly.
@@ -15,6 +15,24 @@ LARGEST_EXACT_SEED = 2**53
 NumbersFormat = Literal["numbers", "base64"]
 RowsFormat = Literal["numbers", "base64", "rows"]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Strengths = Annotated[
+    dict[str, Annotated[float, Field(ge=-1000, le=1000)]],
+    Field(
+        max_length=32,
+        description="Directions of the model's space by name, see /directions. A strength is counted in standard "
+        "deviations of the rows that the direction was made from; vectors move by the sum of all.",
+    ),
+]
+Across = Annotated[
+    int | None, Field(ge=1, le=1000, description="Pictures on a line of a PNG; None: as many as make it near square.")
+]
+Temperature = Annotated[float, Field(gt=0, le=10)]
+TopK = Annotated[int | None, Field(ge=1, description="Texts: draw from the so many likeliest tokens only.")]
+TopP = Annotated[
+    float | None,
+    Field(gt=0, le=1, description="Texts: draw from the fewest likeliest tokens that hold so much of the mass."),
+]
+MaxTokens = Annotated[int | None, Field(ge=1, description="Texts: most tokens that are drawn for each; None: 256.")]
 MetricName = Literal["cosine", "dot", "euclidean", "symmetric_kl", "wasserstein2"]
 
 
@@ -29,8 +47,29 @@ class VerbRequest(Closed):
         default=None, description="Pin the embedding space: 409 if the model's vectors live in another."
     )
 
+    @classmethod
+    def takes_form(cls) -> bool:
+        """Whether pictures and their masks may come as the files of a form."""
+        return "mask" in cls.model_fields
 
-class EncodeRequest(VerbRequest):
+    @property
+    def waits(self) -> bool:
+        """Whether its answer takes longer than its like, or waits for more than a model in memory, so that it may not
+        hold up the event loop."""
+        return False
+
+
+class MovedRequest(VerbRequest):
+    """A verb whose vectors may be moved along directions."""
+
+    directions: Strengths | None = None
+
+    @property
+    def waits(self) -> bool:
+        return bool(self.directions)
+
+
+class EncodeRequest(MovedRequest):
     """Rows to vectors."""
 
     inputs: Inputs
@@ -38,7 +77,7 @@ class EncodeRequest(VerbRequest):
     format: NumbersFormat = Field(default="numbers", description="How the vectors are written in JSON.")
 
 
-class DecodeRequest(VerbRequest):
+class DecodeRequest(MovedRequest):
     """Vectors to rows."""
 
     body_field: ClassVar[str | None] = "vectors"
@@ -46,18 +85,55 @@ class DecodeRequest(VerbRequest):
     vectors: Vectors
     given: Given | None = None
     format: RowsFormat = Field(default="numbers", description="How the rows are written in JSON.")
+    across: Across = None
 
 
-class SampleRequest(VerbRequest):
+class InterpolateRequest(VerbRequest):
+    """Rows on the way from `a` to `b`, through the model's space."""
+
+    body_field: ClassVar[str | None] = None
+
+    a: Inputs
+    b: Annotated[Inputs, Field(description="As many rows as `a`: the first goes with the first.")]
+    steps: int = Field(default=8, ge=2, le=1000, description="Rows of a path, both ends included.")
+    mode: Literal["lerp", "slerp"] = Field(
+        default="slerp",
+        description="lerp: a straight line; slerp: an arc, which keeps the length that draws of the prior have.",
+    )
+    given: Given | None = Field(default=None, description="One label for all, or one per pair.")
+    format: RowsFormat = Field(default="numbers", description="How rows and vectors are written in JSON.")
+
+
+class DrawnRequest(VerbRequest):
+    """A verb that draws; what concerns texts alone is refused for other models."""
+
+    top_k: TopK = None
+    top_p: TopP = None
+    max_tokens: MaxTokens = None
+
+
+class SampleRequest(DrawnRequest):
     """New rows from the model."""
 
     body_field: ClassVar[str | None] = None
 
     n: int = Field(default=1, ge=1, description="Rows to draw.")
     seed: Seed | None = Field(default=None, description="None: a fresh one is drawn and answered.")
-    temperature: float = Field(default=1.0, gt=0, le=10, description="Scales the deviation of the prior.")
-    given: Given | None = None
+    temperature: Temperature | Annotated[list[Temperature], Field(min_length=1, max_length=64)] = Field(
+        default=1.0,
+        description="Scales the deviation of the prior; a list: of each group of latents, the top first. Of texts: "
+        "divides the logits of each token.",
+    )
+    prefix: str | None = Field(default=None, description="Texts: what each begins with.")
+    stream: bool = Field(
+        default=False, description="Texts: answer server-sent events as the texts come; so does `Accept`."
+    )
+    given: SampleGiven | None = None
     format: RowsFormat = Field(default="numbers", description="How the rows are written in JSON.")
+
+    @property
+    def waits(self) -> bool:
+        return self.given is not None and self.given.row is not None
 
 
 class LogProbRequest(VerbRequest):
@@ -72,8 +148,8 @@ class LogProbRequest(VerbRequest):
     given: Given | None = None
 
 
-class PredictRequest(VerbRequest):
-    """Hidden cells given the shown ones."""
+class PredictRequest(DrawnRequest):
+    """Hidden cells given the shown ones; of texts, what follows a prefix or fills a gap."""
 
     inputs: Inputs
     mask: Mask = None
@@ -88,6 +164,12 @@ class PredictRequest(VerbRequest):
     )
     given: Given | None = None
     format: RowsFormat | None = Field(default=None, description="How rows are written; None: as they came.")
+    temperature: Temperature | None = Field(
+        default=None, description="Texts: divides the logits of each token that is drawn; None: 1."
+    )
+    picture: Literal["mean", "draws"] = Field(
+        default="mean", description="What a PNG or NPY answer holds; of the draws a PNG has one line per row."
+    )
 
 
 class Against(Closed):

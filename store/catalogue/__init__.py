@@ -1,4 +1,4 @@
-"""The catalogue: jobs, model versions, datasets and workers in SQL, each method one transaction."""
+"""The catalogue: jobs, model versions, datasets, directions and workers in SQL, each method one transaction."""
 
 from __future__ import annotations
 
@@ -6,16 +6,36 @@ import sqlalchemy as sa
 
 from store.catalogue.database import Database
 from store.catalogue.datasets import Datasets
+from store.catalogue.directions import Directions
 from store.catalogue.jobs import Jobs
 from store.catalogue.models import Models
-from store.catalogue.records import Claim, Dataset, ModelSummary, ModelVersion, Renewal, Worker
+from store.catalogue.records import (
+    Claim,
+    Dataset,
+    Direction,
+    DirectionRows,
+    ModelSummary,
+    ModelVersion,
+    Renewal,
+    Worker,
+)
 from store.catalogue.workers import Workers
 from store.settings import StoreSettings
 
-__all__ = ["Catalogue", "Claim", "Dataset", "ModelSummary", "ModelVersion", "Renewal", "Worker"]
+__all__ = [
+    "Catalogue",
+    "Claim",
+    "Dataset",
+    "Direction",
+    "DirectionRows",
+    "ModelSummary",
+    "ModelVersion",
+    "Renewal",
+    "Worker",
+]
 
 
-class Catalogue(Jobs, Models, Datasets, Workers):
+class Catalogue(Jobs, Models, Datasets, Directions, Workers):
     """Everything that lasts and is not a file; thread-safe."""
 
     def __init__(self, database: Database, *, lease_seconds: float, max_attempts: int) -> None:

@@ -23,7 +23,7 @@ from contracts.errors import InvalidInput, LatentserveError, NotReady, StoreFull
 
 BUSY_TIMEOUT_SECONDS = 30
 MIGRATION_LOCK = 0x6C617473  # any constant that no one else uses as an advisory lock of this database
-HEAD = "0001"  # the newest revision under store/migrations/versions
+HEAD = "0002"  # the newest revision under store/migrations/versions
 
 
 class Database:

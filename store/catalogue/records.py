@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from contracts.artifact import Card, Manifest
 from contracts.data import DataSpec, Part
 from contracts.jobs import Job
@@ -71,6 +74,39 @@ class Dataset:
     rows: int
     parts: dict[Part, int]
     size: int
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class DirectionRows:
+    """How many rows of each side a direction was made from, and how many of them were held out to measure it."""
+
+    positive: int
+    negative: int
+    held_out_positive: int = 0
+    held_out_negative: int = 0
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A named direction of an embedding space: ``vector`` (L,) float64 of length 1.
+
+    ``digest`` is of what it was made from. ``bias``: ``vector·z + bias`` > 0 where z is taken for positive. ``scale``
+    and ``distance``, in the space's units: the standard deviation of the projections, and between the sides' means.
+    ``accuracy`` of a probe on the rows held out. ``model`` is the ``name@version`` that encoded the rows.
+    """
+
+    space: str
+    name: str
+    digest: str
+    method: str
+    vector: NDArray[np.float64] = field(compare=False)
+    bias: float
+    scale: float
+    distance: float
+    accuracy: float | None
+    rows: DirectionRows
+    model: str
     created_at: datetime
 
 

@@ -107,6 +107,24 @@ datasets = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
 )
 
+directions = sa.Table(
+    "directions",
+    metadata,
+    # A space outlives the versions that live in it: they come and go, and an import may bring one back.
+    sa.Column("space", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),  # of what it was made from: equal digests, equal directions
+    sa.Column("method", sa.String(32), nullable=False),
+    sa.Column("vector", sa.LargeBinary, nullable=False),  # float64, little-endian
+    sa.Column("bias", sa.Double, nullable=False),
+    sa.Column("scale", sa.Double, nullable=False),
+    sa.Column("distance", sa.Double, nullable=False),
+    sa.Column("accuracy", sa.Double),
+    sa.Column("rows", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+
 workers = sa.Table(
     "workers",
     metadata,

@@ -137,24 +137,29 @@ class ColumnScan:
         """The column as the spec states it; raises InvalidInput where cells or overrides do not fit."""
         if self._values == 0:
             raise InvalidInput(f"column {self.name!r} has no values; leave it out by drop: [{self.name!r}]")
-        if self._first_missing is not None and not said.missing and role is not Role.CAPTION:
-            raise bad_cell(
-                self._first_missing,
-                self.name,
-                "is empty; fill it, or allow empty cells by columns: "
-                f"[{{name: {self.name!r}, missing: true}}], or drop the column",
-            )
+        missing = bool(said.missing)
+        if self._first_missing is not None and not missing and role is not Role.CAPTION:
+            # Models learn from the cells that are there; a label or a name that is not there is nothing to learn from.
+            learned = role is Role.FEATURE and self._kind(said, rows) is not ColumnType.TEXT
+            missing = learned and said.missing is None
+            if not missing:
+                raise bad_cell(
+                    self._first_missing,
+                    self.name,
+                    "is empty; fill it, or allow empty cells by columns: "
+                    f"[{{name: {self.name!r}, missing: true}}], or drop the column",
+                )
         if role is Role.LABEL:
             categories = said.categories or self.categories()
             return Column(
-                name=self.name, type=ColumnType.CATEGORICAL, role=role, categories=categories, missing=said.missing
+                name=self.name, type=ColumnType.CATEGORICAL, role=role, categories=categories, missing=missing
             )
         if role is not Role.FEATURE:
-            return Column(name=self.name, type=ColumnType.TEXT, role=role, missing=said.missing)
-        return self._feature(said, rows)
+            return Column(name=self.name, type=ColumnType.TEXT, role=role, missing=missing)
+        return self._feature(said, rows, missing=missing)
 
-    def _feature(self, said: ColumnOverride, rows: int) -> Column:
-        kind = said.type or (ColumnType.CATEGORICAL if said.categories else self._inferred(rows))
+    def _feature(self, said: ColumnOverride, rows: int, *, missing: bool) -> Column:
+        kind = self._kind(said, rows)
         categories = None
         low = high = None
         if kind is ColumnType.CATEGORICAL:
@@ -175,21 +180,28 @@ class ColumnScan:
         elif kind is ColumnType.BOOLEAN and not self._boolean():
             raise InvalidInput(f"column {self.name!r} is to be boolean but holds more than true/false or 0/1")
         if kind in (ColumnType.INTEGER, ColumnType.DATE):
-            low, high = self._limits(said)
+            low, high = self._limits(said, self._low, self._high)
             if kind is ColumnType.INTEGER and max(abs(low), abs(high)) > LARGEST_WHOLE:
                 raise InvalidInput(
                     f"column {self.name!r} holds integers beyond ±2**53; give it the type `real` or the role `id`"
                 )
-        return Column(name=self.name, type=kind, categories=categories, minimum=low, maximum=high, missing=said.missing)
+        elif kind is ColumnType.REAL and not (said.minimum is None and said.maximum is None):
+            low, high = self._limits(said, -np.inf, np.inf)
+            low, high = (None if np.isinf(low) else low), (None if np.isinf(high) else high)
+        return Column(name=self.name, type=kind, categories=categories, minimum=low, maximum=high, missing=missing)
 
-    def _limits(self, said: ColumnOverride) -> tuple[float, float]:
-        low = self._low if said.minimum is None else said.minimum
-        high = self._high if said.maximum is None else said.maximum
+    def _limits(self, said: ColumnOverride, low: float, high: float) -> tuple[float, float]:
+        """The range said, ``low`` or ``high`` where it is not; every value must lie within."""
+        low = low if said.minimum is None else said.minimum
+        high = high if said.maximum is None else said.maximum
         if low > self._low or high < self._high:
             raise InvalidInput(
                 f"column {self.name!r} holds values {self._low:g}..{self._high:g}, outside the given {low:g}..{high:g}"
             )
         return low, high
+
+    def _kind(self, said: ColumnOverride, rows: int) -> ColumnType:
+        return said.type or (ColumnType.CATEGORICAL if said.categories else self._inferred(rows))
 
     def _inferred(self, rows: int) -> ColumnType:
         kind = self.type

@@ -23,7 +23,9 @@ class ColumnOverride(_Closed):
     name: _Name
     type: ColumnType | None = None
     role: Role | None = None
-    missing: bool = Field(default=False, description="Whether empty cells are allowed.")
+    missing: bool | None = Field(
+        default=None, description="Whether empty cells are allowed; None: in features that have some, nowhere else."
+    )
     categories: tuple[str, ...] | None = Field(default=None, min_length=1, max_length=MOST_CATEGORIES)
     minimum: float | None = Field(default=None, allow_inf_nan=False)
     maximum: float | None = Field(default=None, allow_inf_nan=False)

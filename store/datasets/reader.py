@@ -73,10 +73,16 @@ class DatasetReader:
         for start in range(0, self.count(part), rows):
             yield self.read(part, slice(start, start + rows))
 
+    def labels(self, part: Part | None = None) -> NDArray[np.int64] | None:
+        """Label codes of a part, or of the whole, without reading the rows; None where there are none."""
+        if self._y is None:
+            return None
+        return np.array(self._y if part is None else self._y[self._rows_of(part)])
+
     def profile(self) -> DataProfile:
-        """Statistics of the train rows per cell; InvalidInput for text."""
+        """Statistics of the train rows per cell; a text has no cells, and only its rows are counted."""
         if self._x is None:
-            raise InvalidInput("text has no profile of cells")
+            return DataProfile(self.count(Part.TRAIN), *(np.empty(0) for _ in range(4)))
         return load_profile(self._folder / "profile.npz")
 
     def _rows_of(self, part: Part) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from engine.options import SessionOptions
 from models import FAMILIES, build
 from models.family import Batch, Family, FitStage, LossStage, Noise, Tiny
 from workers.export import RANDOM_OPERATORS, example, export, frozen, operators
-from workers.parity import BATCHES, parity
+from workers.parity import BATCHES, parity, window_feed
 from workers.publish import assemble
 
 CASES = {f"{name}-{index}": (name, index) for name in FAMILIES for index in range(len(FAMILIES[name].tiny()))}
@@ -45,21 +45,43 @@ class Trained:
     manifest: Manifest
 
 
-def draw_rows(spec: DataSpec, count: int, seed: int) -> Rows:
-    """Correlated rows that the spec allows, cut to its grid where cells are discrete."""
-    rng = np.random.default_rng(seed)
+def draw_rows(tiny: Tiny, count: int, seed: int) -> Rows:
+    """Correlated rows that the spec allows, cut to its grid where cells are discrete; windows of tokens for texts."""
+    spec, rng = tiny.spec, np.random.default_rng(seed)
+    label = spec.label
+    y = rng.integers(0, len(label.categories), count) if label is not None and label.categories else None
+    if spec.modality == "text":
+        return Rows(draw_windows(tiny, count, rng), y)
     flat = rng.standard_normal((count, spec.cells))
     flat[:, 1:] += 0.8 * flat[:, :-1]
     low, high = spec.bounds
     low, high = np.where(np.isfinite(low), low, 0), np.where(np.isfinite(high), high, 5)
     spread = np.clip(np.floor(low + (high - low + 1) * (flat / 6 + 0.5)), low, high)
     flat = np.where(spec.discrete, spread, flat)
-    label = spec.label
-    y = rng.integers(0, len(label.categories), count) if label is not None and label.categories else None
     return Rows(flat.reshape(count, *spec.row_shape).astype(spec.dtype), y)
 
 
-def profile_of(rows: Rows) -> DataProfile:
+def draw_windows(tiny: Tiny, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Windows (count, C + 1) of documents over few tokens, ⊥ at both ends, -1 behind the end of short ones."""
+    context = tiny.config.context
+    end = 256 if tiny.config.tokens == "bytes" else tiny.config.vocabulary
+    steps = rng.integers(0, 3, (count, context + 1))
+    windows = 97 + np.cumsum(steps, axis=1) % 12
+    windows[:, 0] = end
+    lengths = rng.integers(2, 2 * context, count)
+    place = np.arange(context + 1)
+    windows[place == lengths[:, None]] = end
+    return np.where(place > lengths[:, None], -1, windows)
+
+
+def texts_of(windows: np.ndarray) -> list[str]:
+    """The texts that windows hold, without their ends."""
+    return [bytes(window[(window >= 0) & (window < 256)].tolist()).decode() for window in windows]
+
+
+def profile_of(spec: DataSpec, rows: Rows) -> DataProfile:
+    if spec.modality == "text":
+        return DataProfile(len(rows.x), *(np.empty(0) for _ in range(4)))
     flat = rows.x.reshape(len(rows.x), -1).astype(np.float64)
     return DataProfile(len(flat), flat.mean(0), flat.std(0), flat.min(0), flat.max(0))
 
@@ -69,10 +91,10 @@ def batch_of(rows: Rows) -> Batch:
 
 
 def make(tiny: Tiny, seed: int = 0) -> tuple[Family[Any], DataProfile, Rows]:
-    rows = draw_rows(tiny.spec, tiny.rows, seed=tiny.seed)
+    rows = draw_rows(tiny, tiny.rows, seed=tiny.seed)
     parents = {role: train(parent)[0] for role, parent in tiny.parents.items()}
     torch.manual_seed(seed)
-    profile = profile_of(rows)
+    profile = profile_of(tiny.spec, rows)
     return build(tiny.config, tiny.spec, profile, parents), profile, rows
 
 
@@ -83,7 +105,7 @@ def noise(step: int, rows: int, seed: int = 0) -> Noise:
 def train(tiny: Tiny) -> tuple[Family[Any], DataProfile, Rows, dict[str, tuple[float, float]]]:
     """Train every stage for the tiny case's steps; answer the first and last objective of each loss stage."""
     family, profile, rows = make(tiny)
-    batch, valid = batch_of(rows), batch_of(draw_rows(tiny.spec, 64, seed=tiny.seed + 1))
+    batch, valid = batch_of(rows), batch_of(draw_rows(tiny, 64, seed=tiny.seed + 1))
     objectives = {}
     for stage in family.stages():
         family.train()
@@ -183,6 +205,8 @@ def graph_inputs(trained: Trained, graph: str, count: int) -> list[torch.Tensor]
         elif tensor.name == "y":
             assert trained.rows.y is not None
             feeds.append(torch.from_numpy(trained.rows.y[:count]))
+        elif (tokens := window_feed(tensor, count, trained.rows.x)) is not None:
+            feeds.append(torch.from_numpy(tokens))
         else:
             feeds.append(example(tensor, count, seed=5))
     return feeds
@@ -256,6 +280,9 @@ def test_the_engine_answers_the_verbs_that_the_manifest_promises(trained: Traine
     answers = program(Model.load(trained.folder, SessionOptions(threads=1)))
     x = trained.rows.x[:3]
     labels = trained.rows.y[:3] if trained.rows.y is not None and manifest.condition else None
+    if spec.modality == "text":
+        check_texts(answers, manifest, texts_of(x), labels)
+        return
     hidden = np.zeros(x.shape, dtype=bool)
     hidden.reshape(3, -1)[:, -1] = True
     latents = np.zeros((3, manifest.latent_dimensions or 1))
@@ -300,3 +327,25 @@ def test_the_engine_answers_the_verbs_that_the_manifest_promises(trained: Traine
             shown = ~hidden
             np.testing.assert_allclose(first.mean[shown], x[shown].astype(np.float64), rtol=1e-6, atol=1e-6)
             np.testing.assert_array_equal(first.draws, second.draws)
+
+
+def check_texts(answers: Any, manifest: Manifest, texts: list[str], labels: np.ndarray | None) -> None:
+    """The law above for rows that are strings."""
+    ask = {"given": labels}
+    vectors = answers.encode(texts, **ask).vectors
+    assert vectors.shape == (3, manifest.latent_dimensions)
+    assert np.isfinite(vectors).all()
+    np.testing.assert_array_equal(vectors, answers.encode(texts, **ask).vectors)
+    with pytest.raises(VerbUnsupported, match=re.escape((manifest.verbs[Verb.DECODE].refusal or "")[:40])):
+        answers.decode(vectors, **ask)
+    scored, again = answers.log_prob(texts, **ask), answers.log_prob(texts, **ask)
+    assert (scored.measure, scored.kind) == (manifest.measure, AnswerKind.EXACT)
+    assert np.isfinite(scored.values).all()
+    np.testing.assert_array_equal(scored.values, again.values)
+    drawn = answers.sample(3, seed=4, **ask)
+    manifest.data.check(drawn)
+    assert drawn.tolist() == answers.sample(3, seed=4, **ask).tolist() != answers.sample(3, seed=5, **ask).tolist()
+    found = answers.extend(texts, seed=4, draws=2, max_tokens=5, given=labels)
+    assert [text.startswith(texts[row // 2]) for row, text in enumerate(found.texts)] == [True] * 6
+    assert found.log_prob.shape == (6,)
+    assert np.isfinite(found.log_prob).all()

@@ -57,6 +57,20 @@ def test_quantise() -> None:
     assert (quantised == 16).all()
 
 
+def test_reals_may_have_a_range() -> None:
+    price = Column(name="price", type=ColumnType.REAL, minimum=0)
+    share = Column(name="share", type=ColumnType.REAL, minimum=0, maximum=1)
+    spec = DataSpec(modality="table", columns=(price, share, Column(name="free", type=ColumnType.REAL)))
+    np.testing.assert_array_equal(spec.quantise(np.array([[-0.5, 1.5, -9.0], [7.25, 0.25, 9.0]])), [
+        [0, 1, -9], [7.25, 0.25, 9]
+    ])  # fmt: skip
+    spec.check(np.array([[0.5, 1.0, -4.5]]))
+    with pytest.raises(InvalidInput, match=r"price is -0.5 but must lie in 0\.\.inf"):
+        spec.check(np.array([[-0.5, 1.0, -4.5]]))
+    with pytest.raises(InvalidInput, match=r"share is 1.5 but must lie in 0\.\.1"):
+        spec.check(np.array([[0.5, 1.5, -4.5]]))
+
+
 @pytest.mark.parametrize(
     ("column", "value", "told"),
     [

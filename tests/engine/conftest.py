@@ -145,12 +145,14 @@ def write_linear_gaussian(
     centre: float = 0.0,
     exact: bool = False,
     prior: bool = False,
+    grouped: bool = False,
 ) -> Oracle:
     """Write the model x = W z + b + σ ε with its posterior given any shown cells, computed in the graph.
 
     ``exact``: with ``density`` and ``gaussian.*`` in the place of ``score``. The posterior is the exact one given
     complete rows, and an approximation (exact for W with orthogonal latents) given some; both are
-    widened a little, so that importance weights vary.
+    widened a little, so that importance weights vary. ``grouped``: the latents are (z_1, z_2 given z_1) = e `LADDER`
+    of e ~ N(0, I), and the graphs ``infer`` and ``prior`` stand in the place of ``posterior``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -160,6 +162,7 @@ def write_linear_gaussian(
     covariance = w @ w.T + sigma**2 * np.eye(n)
     # Posterior mean for masked rows: M (W·shown)ᵀ (x − b)/σ², with the complete rows' M.
     m = np.linalg.inv(np.eye(latents) + w.T @ w / sigma**2)
+    down = np.linalg.inv(LADDER) @ w.T if grouped else w.T
     arrays = {
         "gain": (w @ m.T) / sigma**2,
         "b": b,
@@ -195,7 +198,7 @@ def write_linear_gaussian(
             helper.make_node("Mul", ["eps", "sigma"], ["e"]),
             helper.make_node("Add", ["centre", "e"], ["draw"]),
         ],
-        {"wt": w.T, "b": b, "half": 0.5 * discrete, "sigma": np.array(sigma)},
+        {"wt": down, "b": b, "half": 0.5 * discrete, "sigma": np.array(sigma)},
     )  # fmt: skip
     noise_inputs = [_f64("u", n, noise="uniform")] if discrete.any() else []
     spread = [
@@ -218,11 +221,14 @@ def write_linear_gaussian(
             helper.make_node("ReduceSum", ["kept", "axis"], ["log_likelihood"], keepdims=0),
         ],
         {
-            "wt": w.T, "b": b, "scale": np.array(-0.5 / sigma**2), "norm": np.array(np.log(sigma) + 0.5 * LOG_2PI),
+            "wt": down, "b": b, "scale": np.array(-0.5 / sigma**2), "norm": np.array(np.log(sigma) + 0.5 * LOG_2PI),
             "axis": arrays["axis"], **spread_arrays,
         },
     )  # fmt: skip
     constants: dict[str, np.ndarray] = {}
+    if grouped:
+        graphs.pop("posterior")
+        graphs |= _group_graphs(folder, x, shown, nodes, {name: arrays[name] for name in used})
     if exact:
         graphs.pop("score")
         graphs["density"] = write_density(
@@ -233,6 +239,39 @@ def write_linear_gaussian(
         constants |= mixture_constants("prior", np.zeros(latents), np.eye(latents))
     manifest = write_artifact(folder, kind=Kind.LATENT, spec=spec, graphs=graphs, latents=latents, constants=constants)
     return Oracle(folder, manifest, b, covariance)
+
+
+LADDER = np.array([[1.0, 0.7], [0.0, 0.5]])
+"""z_2 given z_1 is N(0.7 z_1, 0.5)."""
+
+
+def _group_graphs(
+    folder: Path, x: TensorSpec, shown: TensorSpec, nodes: list[onnx.NodeProto], arrays: dict[str, np.ndarray]
+) -> dict[str, GraphSpec]:
+    """``infer`` and ``prior`` of two latents; densities are compared on e, where the change of variables cancels."""
+    eps, z = _f64("eps", 2, noise="normal"), _f64("z", 2)
+    infer = [
+        *nodes,
+        helper.make_node("Exp", ["log_scale"], ["scale"]),
+        helper.make_node("Mul", ["scale", "eps"], ["moved"]),
+        helper.make_node("Add", ["mean", "moved"], ["e"]),
+        helper.make_node("MatMul", ["e", "ladder"], ["z"]),
+        helper.make_node("Mul", ["e", "e"], ["e2"]),
+        helper.make_node("Mul", ["eps", "eps"], ["eps2"]),
+        helper.make_node("Sub", ["eps2", "e2"], ["gap"]),
+        helper.make_node("Mul", ["gap", "half_one"], ["halved"]),
+        helper.make_node("Add", ["halved", "log_scale"], ["each"]),
+        helper.make_node("ReduceSum", ["each", "axis"], ["log_ratio"], keepdims=0),
+    ]
+    prior = [
+        helper.make_node("Mul", ["eps", "temperature"], ["e"]),
+        helper.make_node("MatMul", ["e", "ladder"], ["z"]),
+    ]
+    more = {"ladder": LADDER, "half_one": np.array(0.5), "axis": np.array([1])}
+    return {
+        "infer": write_graph(folder, "infer", [x, shown, eps], [z, _f64("log_ratio")], infer, arrays | more),
+        "prior": write_graph(folder, "prior", [eps, _f64("temperature", 2)], [z], prior, {"ladder": LADDER}),
+    }
 
 
 def mixture_constants(name: str, mean: np.ndarray, covariance: np.ndarray) -> dict[str, np.ndarray]:
@@ -338,6 +377,11 @@ def reals() -> DataSpec:
 @pytest.fixture(scope="session")
 def linear_gaussian(tmp_path_factory: pytest.TempPathFactory, reals: DataSpec) -> Oracle:
     return write_linear_gaussian(tmp_path_factory.mktemp("latent"), reals)
+
+
+@pytest.fixture(scope="session")
+def ladder_gaussian(tmp_path_factory: pytest.TempPathFactory, reals: DataSpec) -> Oracle:
+    return write_linear_gaussian(tmp_path_factory.mktemp("ladder"), reals, grouped=True)
 
 
 @pytest.fixture(scope="session")

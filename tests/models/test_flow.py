@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 from torch.utils.flop_counter import FlopCounterMode
 
 from contracts.artifact import AnswerKind, Verb
@@ -20,7 +20,8 @@ from engine.options import SessionOptions
 from models import build
 from models.family import Batch, Noise
 from models.flow import PROPOSAL_CELLS, Flow
-from models.layers.coupling import Coupling, Permutation
+from models.layers.coupling import Coupling
+from models.layers.linear_maps import Permutation
 from workers.export import export
 
 LABEL = Column(name="kind", type=ColumnType.CATEGORICAL, role=Role.LABEL, categories=("a", "b", "c"))
@@ -63,7 +64,7 @@ def descend(model: Flow, batch: Batch, steps: int, rate: float = 5e-3) -> None:
     model.eval()
 
 
-@pytest.mark.parametrize("coupling", ["additive", "affine"])
+@pytest.mark.parametrize("coupling", ["additive", "affine", "spline", "mixture_cdf"])
 def test_the_log_determinant_is_autograds(coupling: str) -> None:
     x = 100 + 20 * np.random.default_rng(0).normal(size=(64, 5))
     model = make(real(5), x, coupling=coupling)
@@ -75,9 +76,17 @@ def test_the_log_determinant_is_autograds(coupling: str) -> None:
     assert log_prob.item() == pytest.approx(expected.item(), abs=1e-9)
 
 
-def test_the_multiscale_log_determinant_is_autograds() -> None:
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"coupling": "mixture_cdf", "attention": True, "components": 2, "layers": 2},
+        {"coupling": "spline", "layers": 2},
+    ],
+)
+def test_the_multiscale_log_determinant_is_autograds(knobs: dict[str, object]) -> None:
     x = np.random.default_rng(1).integers(0, 256, size=(32, 8, 8, 1)).astype(np.uint8)
-    model = make(image(8, 256), x, network="multiscale", width=8, depth=1).double()
+    model = make(image(8, 256), x, network="multiscale", width=8, depth=1, **knobs).double()
     model.working_dtype = torch.float64
     u = torch.full((1, 64), 0.5, dtype=torch.float64)
     row = torch.from_numpy(x[:1])
@@ -96,13 +105,15 @@ def test_tables_come_back_from_the_base(knobs: dict[str, object]) -> None:
     assert (back - torch.from_numpy(x)).abs().max().item() < 1e-4
 
 
-def test_images_come_back_from_the_base() -> None:
-    x = np.random.default_rng(3).integers(0, 256, size=(16, 16, 16, 3)).astype(np.uint8)
-    spec = DataSpec(modality="image", image=ImageShape(height=16, width=16, channels=3))
-    model = make(spec, x, width=8, depth=1)
+@pytest.mark.parametrize("knobs", [{}, {"coupling": "mixture_cdf", "linear": "lu", "components": 3, "layers": 2}])
+@pytest.mark.parametrize("side", [16, 18])
+def test_images_come_back_from_the_base(side: int, knobs: dict[str, object]) -> None:
+    x = np.random.default_rng(3).integers(0, 256, size=(16, side, side, 3)).astype(np.uint8)
+    spec = DataSpec(modality="image", image=ImageShape(height=side, width=side, channels=3))
+    model = make(spec, x, width=8, depth=1, **knobs)
     assert model.config.network == "multiscale"
     graphs = model.graphs()
-    u = torch.rand(16, spec.cells, dtype=torch.float64)
+    u = torch.rand(16, spec.cells, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     z, _ = graphs["forward"].module(torch.from_numpy(x), u)
     back = graphs["inverse"].module(z)
     assert (back.flatten(1) - torch.from_numpy(x).flatten(1) - u).abs().max().item() < 1e-4
@@ -133,6 +144,45 @@ def test_probabilities_of_all_values_add_up_to_one() -> None:
     with torch.no_grad():
         _, log_prob = model.graphs()["forward"].module(torch.from_numpy(rows), torch.from_numpy(noise))
     assert float(log_prob.exp().mean() * len(values)) == pytest.approx(1.0, abs=0.01)
+
+
+def test_learned_noise_covers_the_whole_bin() -> None:
+    """The mean of p(x + u) / q(u | x) over q is the mass of the bin, whatever q is."""
+    columns = (
+        Column(name="a", type=ColumnType.INTEGER, minimum=0, maximum=5),
+        Column(name="b", type=ColumnType.REAL),
+        Column(name="c", type=ColumnType.BOOLEAN),
+    )
+    rng = np.random.default_rng(4)
+    x = np.stack([rng.binomial(5, 0.5, 300), rng.normal(size=300), rng.integers(0, 2, 300)], axis=1).astype(float)
+    model = make(DataSpec(modality="table", columns=columns), x, coupling="mixture_cdf", dequantisation="variational")
+    graphs = model.graphs()
+    assert [tensor.name for tensor in graphs["forward"].inputs] == ["x", "eps"]
+    assert graphs["forward"].inputs[1].shape == ("B", 2)
+    row = torch.from_numpy(x[:1])
+    eps = torch.from_numpy(rng.normal(size=(40_000, 2)))
+    side = (np.arange(100) + 0.5) / 100
+    u = torch.from_numpy(np.stack(np.meshgrid(side, [0.0], side), axis=-1).reshape(-1, 3))
+    with torch.no_grad():
+        mass = graphs["density"].module(row.expand(len(u), 3), u).exp().mean()
+        drawn = graphs["forward"].module(row.expand(len(eps), 3), eps)[1].exp()
+    assert float(drawn.mean()) == pytest.approx(float(mass), abs=5 * float(drawn.std()) / 200)
+
+
+def test_learned_noise_tightens_the_bound() -> None:
+    """A boolean that a real column decides: uniform noise must fill both bins, a learned one need not."""
+    rng = np.random.default_rng(5)
+    code = rng.integers(0, 2, 1000).astype(np.float64)
+    x = np.stack([code, 3 * code + rng.normal(size=1000)], axis=1)
+    columns = (Column(name="a", type=ColumnType.BOOLEAN), Column(name="b", type=ColumnType.REAL))
+    scores = {}
+    for kind in ("uniform", "variational"):
+        model = make(DataSpec(modality="table", columns=columns), x, dequantisation=kind)
+        batch = Batch(torch.from_numpy(x))
+        descend(model, batch, 300)
+        with torch.no_grad():
+            scores[kind] = float(model.log_prob(batch, Noise(1, 0, 0, rows=slice(0, 1000), total=1000)).mean())
+    assert scores["variational"] > scores["uniform"] + 0.02
 
 
 def test_training_brings_the_score_to_the_truth() -> None:
@@ -173,6 +223,19 @@ def test_a_single_column_is_a_scaled_gaussian() -> None:
     _, log_prob = model.eval().graphs()["forward"].module(torch.from_numpy(x))
     expected = multivariate_normal(x.mean(), x.var()).logpdf(x)
     np.testing.assert_allclose(log_prob.detach().numpy(), expected, atol=1e-4)
+
+
+def test_a_single_column_has_a_spline_of_its_own() -> None:
+    rng = np.random.default_rng(7)
+    x = np.where(rng.random((1000, 1)) < 0.5, -3.0, 3.0) + 0.3 * rng.normal(size=(1000, 1))
+    model = make(real(1), x, coupling="spline")
+    descend(model, Batch(torch.from_numpy(x)), 200, rate=2e-2)
+    fresh = np.linspace(-5, 5, 2001)[:, None]
+    density = 0.5 * (norm(-3, 0.3).pdf(fresh) + norm(3, 0.3).pdf(fresh))
+    with torch.no_grad():
+        _, log_prob = model.graphs()["forward"].module(torch.from_numpy(fresh))
+    divergence = np.trapezoid((density[:, 0] * (np.log(density[:, 0] + 1e-300) - log_prob.numpy())), fresh[:, 0])
+    assert -0.01 < divergence < 0.1
 
 
 def test_a_constant_column_does_not_break_the_flow() -> None:
@@ -231,6 +294,8 @@ def test_kinds_say_what_the_numbers_are() -> None:
     small = make(image(4), np.zeros((40, 4, 4, 1), np.uint8))
     assert small.verbs()[Verb.LOG_PROB].kind is AnswerKind.LOWER_BOUND
     assert small.verbs()[Verb.PREDICT].kind is AnswerKind.ESTIMATE
+    learned = make(image(4), np.zeros((40, 4, 4, 1), np.uint8), dequantisation="variational")
+    assert learned.verbs()[Verb.LOG_PROB].kind is AnswerKind.LOWER_BOUND
 
 
 def test_large_images_have_no_proposal_and_say_what_to_use() -> None:
@@ -302,3 +367,22 @@ def test_multiscale_refuses_what_cannot_be_halved() -> None:
         make(image(7), np.zeros((4, 7, 7, 1), np.uint8), network="multiscale")
     with pytest.raises(InvalidInput, match="use network `mlp`"):
         make(real(4), np.zeros((4, 4)), network="multiscale")
+
+
+def test_what_is_left_open_suits_the_coupling() -> None:
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    assert make(real(3), x).config.linear == "permutation"
+    assert make(real(3), x, coupling="spline").config.linear == "lu"
+    # Without discrete cells there is nothing to spread.
+    assert make(real(3), x, dequantisation="variational").config.dequantisation == "uniform"
+    assert set(make(real(3), x, dequantisation="variational").graphs()) == {"forward", "inverse"}
+
+
+def test_pictures_of_emoji_size_have_three_scales() -> None:
+    spec = DataSpec(modality="image", image=ImageShape(height=32, width=32, channels=3))
+    x = np.random.default_rng(0).integers(0, 256, size=(4, 32, 32, 3)).astype(np.uint8)
+    model = make(spec, x, width=4, depth=1, layers=2, coupling="mixture_cdf", components=2)
+    assert model.net.shapes == [(12, 16, 16), (24, 8, 8), (48, 4, 4)]
+    with torch.no_grad():
+        scores = model.log_prob(Batch(torch.from_numpy(x)), Noise(0, 0, 0, rows=slice(0, 4), total=4))
+    assert torch.isfinite(scores).all()

@@ -15,7 +15,8 @@ from contracts.families import PCAConfig
 from models import build
 from models.family import Batch
 from models.layers.moments import Moments
-from models.pca import PCA, likelihood_by_components
+from models.layers.spectrum import likelihood_by_components
+from models.pca import PCA
 
 
 def real(count: int) -> DataSpec:
@@ -183,3 +184,101 @@ def test_data_that_cannot_be_solved_are_refused() -> None:
         build(PCAConfig(family="pca", components=3), real(2), profile(np.zeros((4, 2))))
     with pytest.raises(InvalidInput, match="at least 2 train rows"):
         fitted(real(2), np.zeros((1, 2)), np.zeros((0, 2)))
+
+
+def partly(count: int) -> DataSpec:
+    columns = tuple(Column(name=f"x{index}", type=ColumnType.REAL, missing=True) for index in range(count))
+    return DataSpec(modality="table", columns=columns)
+
+
+def nan_profile(x: np.ndarray) -> DataProfile:
+    return DataProfile(len(x), np.nanmean(x, 0), np.nanstd(x, 0), np.nanmin(x, 0), np.nanmax(x, 0))
+
+
+def fitted_with_holes(spec: DataSpec, x: np.ndarray, valid: np.ndarray, components: int | None) -> PCA:
+    model = build(PCAConfig(family="pca", components=components), spec, nan_profile(x))
+    assert isinstance(model, PCA)
+    batches = [Batch(torch.from_numpy(x[at : at + 300])) for at in range(0, len(x), 300)]
+    model.stages()[0].fit(batches, [Batch(torch.from_numpy(valid))] if len(valid) else [])  # type: ignore[attr-defined]
+    return model
+
+
+def covariance_of(model: PCA) -> np.ndarray:
+    factor = model.constants()["gaussian.cholesky"][0].numpy()
+    return factor @ factor.T
+
+
+def correlated(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a Gaussian of three axes plus noise in eight cells of unlike units, and its covariance."""
+    rng = np.random.default_rng(5)
+    loadings = rng.normal(size=(8, 3)) * np.geomspace(0.5, 5, 8)[:, None]
+    noise = 0.3
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=(rows, 3)) @ loadings.T + noise * draw.normal(size=(rows, 8)) + 10
+    return x, loadings @ loadings.T + noise**2 * np.eye(8)
+
+
+@pytest.mark.parametrize("components", [2, 3, 7, None])
+def test_columns_that_may_be_empty_but_are_not_change_nothing(components: int | None) -> None:
+    x, _ = correlated(500)
+    plain, _ = fitted(real(8), x[100:], x[:100], components)
+    declared, _ = fitted(partly(8), x[100:], x[:100], components)
+    assert declared.config == plain.config
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(declared.state_dict()[name], value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("components", [3, 7, None])
+def test_a_fifth_of_the_cells_missing_leaves_the_covariance_nearly_as_it_is(components: int | None) -> None:
+    x, truth = correlated(4000)
+    complete = covariance_of(fitted_with_holes(partly(8), x[500:], x[:500], components))
+    holes = np.random.default_rng(1).random(x.shape) < 0.2
+    found = covariance_of(fitted_with_holes(partly(8), *np.split(np.where(holes, np.nan, x), [500])[::-1], components))
+    filled = np.where(holes, np.nanmean(np.where(holes, np.nan, x), axis=0), x)[500:]
+    units = np.sqrt(np.outer(truth.diagonal(), truth.diagonal()))
+    sampling = np.abs((complete - truth) / units).max()
+    assert np.abs((found - truth) / units).max() < 1.5 * sampling
+    assert np.abs((found - complete) / units).max() < 0.1 * np.abs((np.cov(filled.T) - complete) / units).max()
+
+
+def test_the_likelihood_of_partly_seen_rows_is_greatest_where_the_fit_ends() -> None:
+    x, _ = correlated(300)
+    x = np.where(np.random.default_rng(2).random(x.shape) < 0.3, np.nan, x)
+    model = fitted_with_holes(partly(8), x, x[:0], 3)
+    mean, covariance = model.mean.numpy(), covariance_of(model) * (len(x) - 1) / len(x)
+
+    def likelihood(mean: np.ndarray, covariance: np.ndarray) -> float:
+        total = 0.0
+        for row in x:
+            seen = np.flatnonzero(~np.isnan(row))
+            if len(seen):
+                total += multivariate_normal(mean[seen], covariance[np.ix_(seen, seen)]).logpdf(row[seen])
+        return total
+
+    best = likelihood(mean, covariance)
+    rng = np.random.default_rng(3)
+    values, vectors = np.linalg.eigh(covariance)
+    for _ in range(10):
+        # Another covariance of three axes plus noise, and another mean, a little off.
+        turned, _ = np.linalg.qr(vectors + 0.01 * rng.normal(size=vectors.shape))
+        others = values * np.exp(0.03 * rng.normal(size=8))
+        others[:5] = others[:5].mean()
+        assert likelihood(mean, (turned * others) @ turned.T) < best
+        assert likelihood(mean + 0.03 * rng.normal(size=8), covariance) < best
+
+
+def test_whole_numbers_and_still_columns_may_have_holes() -> None:
+    rng = np.random.default_rng(4)
+    count = rng.integers(0, 10, 400).astype(float)
+    x = np.stack([count + rng.normal(size=400), count, np.full(400, 3.0)], axis=1)
+    columns = (
+        Column(name="a", type=ColumnType.REAL),
+        Column(name="n", type=ColumnType.INTEGER, minimum=0, maximum=9, missing=True),
+        Column(name="still", type=ColumnType.REAL, missing=True),
+    )
+    spec = DataSpec(modality="table", columns=columns)
+    complete = covariance_of(fitted_with_holes(spec, x, x[:0], None))
+    x[:80, 1], x[60:90, 2] = np.nan, np.nan
+    found = covariance_of(fitted_with_holes(spec, x, x[:0], None))
+    np.testing.assert_allclose(found[:2, :2], complete[:2, :2], rtol=0.1)
+    assert found[2, 2] < 1e-4

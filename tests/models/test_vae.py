@@ -1,4 +1,4 @@
-"""Laws of the VAE alone: bounds in order, agreement with probabilistic PCA, β, free bits, masks, conditions."""
+"""Laws of the VAE alone: bounds in order, β, free bits, priors, masks, missing cells, conditions."""
 
 import math
 from typing import Any
@@ -20,8 +20,8 @@ from models.layers.gaussian import log_normal, rate
 from models.vae import VAE, Fit
 
 
-def table(cells: int, *, classes: tuple[str, ...] = ()) -> DataSpec:
-    columns = [Column(name=f"x{i}", type=ColumnType.REAL) for i in range(cells)]
+def table(cells: int, *, classes: tuple[str, ...] = (), missing: bool = False) -> DataSpec:
+    columns = [Column(name=f"x{i}", type=ColumnType.REAL, missing=missing) for i in range(cells)]
     if classes:
         columns.append(Column(name="class", type=ColumnType.CATEGORICAL, categories=classes, role=Role.LABEL))
     return DataSpec(modality="table", columns=tuple(columns))
@@ -74,13 +74,13 @@ def bound(family: VAE, x: NDArray[Any], samples: int, *, seed: int = 0, y: Tenso
     shown = torch.ones_like(rows, dtype=torch.bool)
     mean, log_scale = family.posterior(rows, shown, y)
     generator = torch.Generator().manual_seed(seed)
+    prior = family.prior()
     weights = []
     for _ in range(samples):
         eps = torch.randn(mean.shape, generator=generator)
         z = mean + torch.exp(log_scale) * eps
         log_p = family.likelihood.score(rows.flatten(1), shown.flatten(1), family.outputs(z, y)).double()
-        prior = log_normal(z, 0.0, torch.zeros_like(z)) - log_normal(z, mean, log_scale)
-        weights.append(log_p + prior.sum(-1).double())
+        weights.append(log_p + (prior.log_prob(z) - log_normal(z, mean, log_scale).sum(-1)).double())
     return torch.logsumexp(torch.stack(weights), 0) - math.log(samples)
 
 
@@ -154,6 +154,115 @@ def test_the_rate_is_not_charged_at_the_start_of_the_warm_up() -> None:
     assert torch.allclose(middle.objective, distortion + total)
 
 
+@pytest.mark.parametrize("prior", ["mixture", "flow"])
+def test_a_learned_prior_makes_clusters_that_a_normal_one_cannot(prior: str) -> None:
+    """Through a linear decoder the normal prior gives a Gaussian, and these two clusters are far from one."""
+    generator = np.random.default_rng(6)
+    x = generator.standard_normal((2000, 2)) * 0.5 + np.where(generator.random(2000) < 0.5, 4.0, -4.0)[:, None]
+    knobs = {"latents": 2, "depth": 0, "masking": 0, "kl_warmup": 0.1, "prior_components": 8}
+    bounds = {}
+    for choice in ("normal", prior):
+        family = make(table(2), x, prior=choice, **knobs)
+        (stage,) = family.stages()
+        stage.start([Batch(torch.from_numpy(x))])
+        fit(family, x, 500, rate=1e-2)
+        bounds[choice] = float(bound(family, x[:500], 50).mean())
+    assert bounds[prior] > bounds["normal"] + 0.2
+
+
+def test_pseudo_inputs_start_as_rows_of_the_data() -> None:
+    x = np.random.default_rng(7).standard_normal((5, 3))
+    x[2, 1] = np.nan
+    spec = table(3, classes=("a", "b"), missing=True)
+    family = make(spec, np.nan_to_num(x), prior="mixture", prior_components=8, condition="label", latents=2)
+    assert family.pseudo is not None
+    (stage,) = family.stages()
+    stage.start([Batch(torch.from_numpy(x), torch.tensor([0, 1, 1, 0, 1]))])
+    standard = family.encoder.cells(torch.from_numpy(np.nan_to_num(x, nan=family.profile.mean[1])))
+    assert torch.allclose(family.pseudo.rows[:5, :3], standard, atol=1e-6)
+    assert family.pseudo.rows[2, 1] == 0
+    assert torch.equal(family.pseudo.rows[:5, 3:].argmax(1), torch.tensor([0, 1, 1, 0, 1]))
+    assert torch.equal(family.pseudo.rows[5:], family.pseudo.rows[:3])
+
+
+def test_many_draws_are_decoded_in_parts_with_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(8).standard_normal((16, 3))
+    gradients, objectives = [], []
+    for at_once in (10_000, 40):
+        monkeypatch.setattr("models.vae.DECODED_AT_ONCE", at_once)
+        family = make(table(3), x, latents=2, width=8, objective="iwae", importance_samples=7, prior="mixture")
+        (stage,) = family.stages()
+        assert isinstance(stage, Fit)
+        objective = stage.loss(Batch(torch.from_numpy(x)), noise(0, 16), 1.0).objective
+        objective.backward()
+        objectives.append(objective.detach())
+        gradients.append([parameter.grad for parameter in family.parameters()])
+    assert torch.allclose(*objectives)
+    for once, parted in zip(*gradients, strict=True):
+        torch.testing.assert_close(once, parted)
+
+
+def test_an_importance_weighted_objective_reaches_a_higher_bound_than_its_terms() -> None:
+    x = np.random.default_rng(9).standard_normal((500, 3))
+    family = make(table(3), x, latents=2, objective="iwae", importance_samples=10)
+    (stage,) = family.stages()
+    assert isinstance(stage, Fit)
+    with torch.no_grad():
+        terms = stage.loss(Batch(torch.from_numpy(x)), noise(0, 500), 1.0)
+    assert terms.objective < terms.named["distortion"] + terms.named["rate"]
+
+
+def test_without_masking_every_cell_is_scored() -> None:
+    x = np.random.default_rng(10).standard_normal((400, 4))
+    batch = Batch(torch.from_numpy(x))
+    distortions = []
+    for masking in (0.0, 1.0):
+        family = make(table(4), x, latents=2, masking=masking)
+        assert family.encoder.sees_mask == (masking > 0)
+        (stage,) = family.stages()
+        assert isinstance(stage, Fit)
+        with torch.no_grad():
+            distortions.append(float(stage.loss(batch, noise(0, 400), 1.0).named["distortion"]))
+    assert distortions[1] < 0.7 * distortions[0]  # half of the cells are hidden
+
+
+@pytest.mark.parametrize("knobs", [{}, {"objective": "iwae", "prior": "mixture", "masking": 0}])
+def test_missing_cells_are_as_hidden_ones(knobs: dict[str, Any]) -> None:
+    """What stands in a missing cell reaches neither posterior nor score; loss and gradients are finite."""
+    rng = np.random.default_rng(11)
+    colours = Column(name="colour", type=ColumnType.CATEGORICAL, categories=("r", "g", "b"), missing=True)
+    count = Column(name="n", type=ColumnType.INTEGER, minimum=0, maximum=50, missing=True)
+    spec = DataSpec(modality="table", columns=(*table(2, missing=True).columns, colours, count))
+    x = np.column_stack([1e6 + rng.standard_normal((64, 2)), rng.integers(0, 3, 64), rng.integers(0, 51, 64)])
+    gone = rng.random(x.shape) < 0.3
+    gone[0] = True
+    family = make(spec, x, latents=2, width=16, prior_components=4, **knobs)
+    (stage,) = family.stages()
+    assert isinstance(stage, Fit)
+    holes = torch.from_numpy(np.where(gone, np.nan, x))
+    stage.start([Batch(holes)])
+    stage.loss(Batch(holes), noise(0, 64), 1.0).objective.backward()
+    gradients = [parameter.grad for parameter in family.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+    shown = torch.from_numpy(~gone)
+    filled = torch.from_numpy(np.where(gone, 7e5, x))
+    with torch.no_grad():
+        assert torch.isfinite(stage.held_out(Batch(holes), noise(0, 64))).all()
+        for a, b in zip(family.posterior(holes, shown), family.posterior(filled, shown), strict=True):
+            assert torch.equal(a, b)
+        h = family.outputs(torch.zeros(64, 2))
+        assert torch.equal(family.likelihood.score(holes, shown, h), family.likelihood.score(filled, shown, h))
+
+
+def test_the_first_row_to_differ_in_a_constant_column_is_improbable_within_reason() -> None:
+    x = np.column_stack([np.random.default_rng(12).standard_normal(100), np.full(100, 5.0)])
+    likelihood = make(table(2), x, latents=2).likelihood
+    narrowest = torch.tensor([[0.0, 0.0, 0.0, -100.0]])  # mean and log-scale of each cell
+    other = torch.tensor([[0.0, 6.0]], dtype=torch.float64)
+    log_p = likelihood.log_prob(other, narrowest)[0, 1]
+    assert float(log_p) == pytest.approx(-0.5 * (1 / 5e-3) ** 2, rel=1e-2)  # a thousandth of the column's size
+
+
 def test_what_hidden_cells_hold_changes_nothing(digits: tuple[VAE, NDArray[np.uint8]]) -> None:
     family, x = digits
     shown = torch.zeros(len(x), 8, 8, 1, dtype=torch.bool)
@@ -200,6 +309,8 @@ def test_a_conditional_model_knows_the_class() -> None:
         (table(2), {"likelihood": "discretised_logistic"}, "whole numbers"),
         (table(2), {"network": "convolutional"}, "needs images"),
         (table(2), {"condition": "label"}, "no label column"),
+        (table(2), {"prior": "flow", "latents": 1}, "two latents"),
+        (table(2), {"objective": "iwae", "free_bits": 0.1}, "free bits"),
     ],
 )
 def test_configs_that_do_not_fit_the_data_are_refused(spec: DataSpec, knobs: dict[str, Any], message: str) -> None:

@@ -153,9 +153,15 @@ def test_limits_of_rows_and_pixels(kit: Any) -> None:
         parse_rows(RawBody(PNG, large.getvalue()), kit.reals, LIMITS)
 
 
-def test_text_is_said_to_be_unread(kit: Any) -> None:
-    with pytest.raises(InvalidInput, match="text"):
-        parse_rows(["a"], kit.reals.model_copy(update={"modality": "text", "columns": ()}), LIMITS)
+def test_texts_are_strings(kit: Any) -> None:
+    spec = kit.reals.model_copy(update={"modality": "text", "columns": ()})
+    rows = parse_rows(["a text", ""], spec, LIMITS)
+    assert rows.x.tolist() == ["a text", ""]
+    assert rows.x.dtype == object
+    assert rows.hidden is None
+    for wrong in ([1.0], [["a"]], "a", [], {"text": "a"}):
+        with pytest.raises(InvalidInput, match="inputs"):
+            parse_rows(wrong, spec, LIMITS)
 
 
 @given(x=arrays("float64", (3, 2)))

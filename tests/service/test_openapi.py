@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from service import openapi
+from service.schemas.directions import DirectionRequest
 from service.schemas.verbs import (
     DecodeRequest,
     EncodeRequest,
+    InterpolateRequest,
     LogProbRequest,
     PredictRequest,
     SampleRequest,
@@ -65,6 +67,8 @@ def test_every_reference_leads_somewhere() -> None:
         ("logProb", LogProbRequest),
         ("predict", PredictRequest),
         ("similarity", SimilarityRequest),
+        ("interpolate", InterpolateRequest),
+        ("createDirection", DirectionRequest),
     ],
 )
 def test_bodies_that_are_read_raw_are_documented_whole(operation: str, schema: type[Any]) -> None:
@@ -84,7 +88,7 @@ def test_uploads_are_binary_and_configs_are_told_apart_by_family() -> None:
 
 
 def test_lists_page_and_jobs_take_an_idempotency_key() -> None:
-    for name in ("listDatasets", "listModels", "listVersions", "listJobs", "listBatches"):
+    for name in ("listDatasets", "listModels", "listVersions", "listJobs", "listBatches", "listDirections"):
         assert {"limit", "after"} <= {each["name"] for each in OPERATIONS[name]["parameters"]}
     for name in ("train", "createBatch"):
         assert "Idempotency-Key" in {each["name"] for each in OPERATIONS[name]["parameters"]}

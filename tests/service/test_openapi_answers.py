@@ -19,6 +19,7 @@ PATHS = {
     for path, operations in sorted(DOCUMENT["paths"].items(), key=lambda each: each[0].count("{"))
     for method, operation in operations.items()
 }
+PNG = "image/png"
 ROWS = [[1.0, 2.0, 3.0], [0.5, -1.0, 4.0]]
 MIXED = {"height": 1.5, "count": 3, "colour": "green", "open": True, "day": "1970-01-11"}
 PIXELS = [[[index % 17 for index in range(start, start + 5)] for start in range(4)]]
@@ -89,6 +90,20 @@ def requests(kit: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "post", "/log_prob", {"json": {"model": "mute", "inputs": ROWS}}
     yield "post", "/similarity", {"json": {"model": "reals", "a": ROWS, "b": ROWS, "metric": "symmetric_kl"}}
     yield "post", "/similarity", {"json": {"model": "reals", "query": ROWS, "against": {"dataset": "held"}}}
+    for more in ({"name": "held"}, {"name": "held", "method": "linear_probe"}, {"name": "HELD"}):
+        for _ in range(2):
+            sides = {"positive": [[9.0, 1.0, 2.0]] * 9, "negative": [[0.0, 3.0, 1.0], *ROWS * 4]}
+            yield "post", "/directions", {"json": {"model": "reals", **sides, "replace": True, **more}}
+    yield "post", "/directions", {"json": {"model": "reals", "name": "m", "positive": ROWS, "negative": ROWS}}
+    for path in ("/directions", "/directions?model=reals&limit=1", "/directions/none/held"):
+        yield "get", path, {}
+    yield "delete", "/directions/none/held", {}
+    for form in ("numbers", "base64", "rows"):
+        pair = {"a": [MIXED], "b": [{**MIXED, "height": 9.0}], "steps": 3, "format": form}
+        yield "post", "/interpolate", {"json": {"model": "mixed", **pair}}
+    yield "post", "/interpolate", {"json": {"model": "pictures", "a": PIXELS, "b": PIXELS}, "headers": {"Accept": PNG}}
+    yield "post", "/encode", {"json": {"model": "reals", "inputs": ROWS, "directions": {"held": 1.5}}}
+    yield "post", "/decode", {"json": {"model": "reals", "vectors": [[1.0, 2.0]], "directions": {"held": -1}}}
     yield "delete", "/datasets/held", {}  # a queued job uses it
     yield "post", "/models/import", {"content": b"no archive"}
 
@@ -108,6 +123,10 @@ def test_answers_are_what_the_document_says(client: TestClient, kit: Any) -> Non
     archive = client.get("/models/reals/download").content
     hold(client.post("/models/import?name=held", content=archive), operation_of("post", "/models/import"))
     hold(client.delete("/models/held/versions/1"), operation_of("delete", "/models/held/versions/1"))
+    made = client.get("/directions?model=reals").json()["items"][0]
+    where = f"/directions/{made['space']}/{made['name']}"
+    for method in ("get", "delete"):
+        hold(client.request(method, where), operation_of(method, where))
     for job in jobs:
         page = {"headers": {"Accept": "application/json"}}
         rest = (("get", "", {}), ("get", "/events", page), ("post", "/cancel", {}), ("get", "/events", {}))

@@ -57,3 +57,13 @@ def test_the_picture_shows_one_set_under_the_other() -> None:
     assert not picture[: len(picture) // 2].any()
     assert picture[len(picture) // 2 :].all()
     assert likeness.preview({}) is None
+
+
+def test_rows_with_missing_cells_are_compared_with_nothing(profile: DataProfile) -> None:
+    holes = normal(0)
+    holes[::2, 1] = np.nan
+    figures = likeness.measure({"samples": normal(1)}, Held(holes), profile)  # type: ignore[arg-type]
+    assert figures["samples_mmd_squared"]["rows"] == [128, 256]
+    assert abs(figures["samples_mmd_squared"]["value"]) < 0.02
+    holes[:, 1] = np.nan
+    assert likeness.measure({"samples": normal(1)}, Held(holes), profile) == {}  # type: ignore[arg-type]

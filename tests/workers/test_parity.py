@@ -99,6 +99,15 @@ def test_a_difference_beyond_tolerance_names_graph_output_and_size(exported: Pat
         parity(TwoOutputs(factor=1.1), exported, specs(exported), ROWS)
 
 
+def test_a_missing_cell_takes_its_columns_mean(exported: Path) -> None:
+    hollow = Rows(np.where(np.arange(8).reshape(4, 2) % 3 == 0, np.nan, ROWS.x))
+    assert parity(TwoOutputs(), exported, specs(exported), hollow)["embed.z"] == 0.0
+    model = TwoOutputs(factor=1.1)
+    model.profile = DataProfile(2, np.full(2, 50.0), np.ones(2), np.zeros(2), np.ones(2))
+    with pytest.raises(ParityError, match="a difference of 5 where"):  # a tenth of the mean: not hidden by a NaN
+        parity(model, exported, specs(exported), Rows(np.full((4, 2), np.nan)))
+
+
 def test_not_a_number_is_a_difference(exported: Path) -> None:
     with pytest.raises(ParityError, match=r"embed\.z .* torch nan"):
         parity(TwoOutputs(factor=float("nan")), exported, specs(exported), ROWS)

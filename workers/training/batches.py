@@ -8,7 +8,7 @@ rows. A step's batch is the same global rows whatever the number of processes; e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,7 +99,8 @@ class Pass:
     """Passes over the rows of a part as batches on a device; can be iterated repeatedly, the same each time.
 
     The order is a keyed permutation, so that the first batches of a sorted dataset are no biased sample. ``limit``
-    caps the rows; ``batch_rows`` are the most rows of a batch.
+    caps the rows; ``batch_rows`` are the most rows of a batch; ``complete`` fills the
+    missing cells of the batch at a place.
     """
 
     reader: Reader
@@ -108,6 +109,7 @@ class Pass:
     key: int = 0
     device: torch.device | str = "cpu"
     limit: int | None = None
+    complete: Callable[[Batch, int], Batch] | None = None
 
     @property
     def rows(self) -> int:
@@ -118,4 +120,5 @@ class Pass:
         count = self.reader.count(self.part)
         for start in range(0, self.rows, self.batch_rows):
             places = np.arange(start, min(self.rows, start + self.batch_rows), dtype=np.int64)
-            yield to_batch(self.reader.read(self.part, permute(places, count, self.key)), self.device)
+            batch = to_batch(self.reader.read(self.part, permute(places, count, self.key)), self.device)
+            yield batch if self.complete is None else self.complete(batch, start // self.batch_rows)

@@ -24,6 +24,7 @@ from models.family import LossStage, Noise, PlayersStage, Terms, hash_words
 from workers.training.batches import Pass, Reader, RowOrder, share, to_batch
 from workers.training.budget import HELD_OUT_ROWS
 from workers.training.checkpoints import optimiser_tensors, restore_optimiser
+from workers.training.completion import Completion
 from workers.training.divergence import FiniteGuard, TrainingDiverged
 from workers.training.ema import AveragedWeights
 from workers.training.schedule import warmup_cosine
@@ -59,15 +60,19 @@ class GradientRun:
         seed: int,
         steps: int,
         fabric: Fabric,
+        completion: Completion | None = None,
     ) -> None:
-        """``index``: place of the stage in the family; ``steps``: planned for this stage."""
+        """``index``: place of the stage in the family; ``steps``: planned for this stage; ``completion`` fills the
+        missing cells of rows for a family that takes none."""
         self._stage, self._index, self._reader, self._config = stage, index, reader, config
-        self._seed, self._steps, self._fabric = seed, steps, fabric
+        self._seed, self._steps, self._fabric, self._completion = seed, steps, fabric, completion
         rows = reader.count(Part.TRAIN)
         self.batch_rows = global_batch_rows(config, rows)
         self._order = RowOrder(rows, hash_words(seed, index, _ORDER))
         self._slice = share(self.batch_rows, fabric.global_rank, fabric.world_size)
         self._turns = self._make_turns()
+        self.skipped = 0
+        """Updates that were left out for their gradient's norm."""
         self._guard = FiniteGuard(stage.name, every=1 if fabric.device.type == "cpu" else 16)
         self.averaged = AveragedWeights(stage.module, config.ema_decay)
         self._parameters = list(stage.module.parameters())
@@ -111,6 +116,9 @@ class GradientRun:
         first = count * self.batch_rows
         rows = self._order.take(first + self._slice.start, first + self._slice.stop)
         batch = to_batch(self._reader.read(Part.TRAIN, rows), self._fabric.device)
+        if self._completion is not None:
+            words = (self._seed, self._index, count)
+            batch = self._completion.drawn(batch, *words, rows=self._slice, total=self.batch_rows)
         noise = Noise(
             self._seed, self._index, count, rows=self._slice, total=self.batch_rows, device=self._fabric.device
         )
@@ -124,14 +132,23 @@ class GradientRun:
         updated = [p for group in turn.optimiser.param_groups for p in group["params"] if p.grad is not None]
         self._average([p.grad for p in updated if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(updated, self._config.gradient_clip)
-        for group in turn.optimiser.param_groups:
-            group["lr"] = self._config.learning_rate * multiplier
-        turn.optimiser.step()
+        if self._spikes(norm):
+            self.skipped += 1
+        else:
+            for group in turn.optimiser.param_groups:
+                group["lr"] = self._config.learning_rate * multiplier
+            turn.optimiser.step()
         prefix = f"{turn.player}." if turn.player else ""
         named = {"objective": terms.objective, **terms.named, "gradient_norm": norm}
+        if self._config.gradient_skip:
+            named["skipped_updates"] = torch.tensor(float(self.skipped), device=norm.device)
         watched = {prefix + name: value.detach().to(torch.float64).reshape(()) for name, value in named.items()}
         self._average(list(watched.values()))
         return watched
+
+    def _spikes(self, norm: Tensor) -> bool:
+        """Whether an update is to be left out; every process answers the same, since the norm is that of all rows."""
+        return bool(self._config.gradient_skip and norm > self._config.gradient_skip)
 
     def _terms(self, turn: Turn, batch: Any, noise: Noise, progress: float) -> Terms:
         if isinstance(self._stage, LossStage):
@@ -166,6 +183,8 @@ class GradientRun:
             for place, batch in enumerate(self._held_out):
                 if place % self._fabric.world_size != self._fabric.global_rank:
                     continue
+                if self._completion is not None:
+                    batch = self._completion.drawn(batch, _HELD_OUT, place)
                 noise = Noise(
                     hash_words(self._seed, _HELD_OUT),
                     self._index,

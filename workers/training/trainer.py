@@ -25,6 +25,7 @@ from models.family import Family, FitStage, LossStage, PlayersStage, hash_words
 from workers.training.batches import Pass, Reader
 from workers.training.budget import counted_steps, evaluation_interval, stage_steps
 from workers.training.checkpoints import Checkpoint, Checkpoints
+from workers.training.completion import fit_completion
 from workers.training.gradient import GradientRun, global_batch_rows
 from workers.training.meter import Meter
 from workers.training.stopping import EarlyStopping
@@ -113,6 +114,7 @@ class _Trainer:
         self.stages = family.stages()
         self.config = _gradient_config(family.config)
         self.batch_rows = global_batch_rows(self.config, self.rows)
+        self.completion = None if family.config.takes_missing else fit_completion(reader, fabric.device)
         self.result = TrainResult(threads=torch.get_num_threads(), processes=fabric.world_size, rank=fabric.global_rank)
         self.began = time.monotonic()
 
@@ -237,12 +239,23 @@ class _Trainer:
         self.checkpoints.save(Checkpoint(index, step, state | tensors, common | meta))
 
     def _gradient_run(self, stage: LossStage | PlayersStage, index: int, steps: int) -> GradientRun:
-        return GradientRun(stage, index, self.reader, self.config, seed=self.plan.seed, steps=steps, fabric=self.fabric)
+        return GradientRun(
+            stage,
+            index,
+            self.reader,
+            self.config,
+            seed=self.plan.seed,
+            steps=steps,
+            fabric=self.fabric,
+            completion=self.completion,
+        )
 
     def _pass(self, part: Part) -> Pass:
         cells = 1 if self.reader.spec.modality == "text" else self.reader.spec.cells
         rows = max(64, min(8192, _PASS_ELEMENTS // cells))
-        return Pass(self.reader, part, rows, key=hash_words(self.plan.seed, _PASS), device=self.fabric.device)
+        key, completion = hash_words(self.plan.seed, _PASS), self.completion
+        complete = None if completion is None else lambda batch, place: completion.drawn(batch, key, place)
+        return Pass(self.reader, part, rows, key=key, device=self.fabric.device, complete=complete)
 
 
 def _gradient_config(config: FamilyConfig) -> GradientConfig:

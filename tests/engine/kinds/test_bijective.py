@@ -1,8 +1,10 @@
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 from scipy.stats import multivariate_normal
 
-from contracts.artifact import AnswerKind, Verb, VerbSpec
+from contracts.artifact import AnswerKind, GraphSpec, Verb, VerbSpec
 from contracts.data import Measure
 from contracts.errors import Conflict, InvalidInput, VerbUnsupported
 from engine.kinds import program
@@ -205,3 +207,47 @@ def test_rows_outside_every_density_have_no_conditional(model, affine):
     answer = model.predict(x, np.array([HIDDEN]), samples=20, score_inputs=True)
     assert answer.log_prob[0] == -np.inf
     assert np.isfinite(answer.effective_sample_size).all()
+
+
+def test_a_proposal_that_is_far_off_is_tempered(affine, monkeypatch):
+    """A proposal with its mean elsewhere gives few draws any weight, however they are picked."""
+    model = program(affine.model())
+    proposal = model._proposal
+    monkeypatch.setattr(model, "_proposal", type(proposal)(np.zeros(1), proposal.means + 8, 1.2 * proposal.cholesky))
+    x = rows(affine, 40)
+    hidden = np.tile(HIDDEN, (40, 1))
+    h, s = np.flatnonzero(HIDDEN), np.flatnonzero(~HIDDEN)
+    gain = affine.covariance[np.ix_(h, s)] @ np.linalg.inv(affine.covariance[np.ix_(s, s)])
+    mean = affine.mean[h] + (x[:, s] - affine.mean[s]) @ gain.T
+    errors = {}
+    for temperatures in (1, 20):
+        monkeypatch.setattr(model, "temperatures", temperatures)
+        answer = model.predict(x, hidden, samples=100)
+        errors[temperatures] = np.sqrt(((answer.mean[:, h] - mean) ** 2).mean())
+    assert errors[20] < 0.7 * errors[1], errors
+
+
+def test_a_forward_graph_with_noise_of_its_own_leaves_conditionals_to_the_density(build):
+    oracle = build("affine", "integer", "real", centre=5.0)
+    x, hidden = np.array([[4.0, 5.5]]), np.array([[False, True]])
+    plain = program(oracle.model()).predict(x, hidden, draws=3)
+    proto = onnx.load(oracle.folder / "forward.onnx")
+    forward = oracle.manifest.graphs["forward"]
+    del proto.graph.output[0]
+    (oracle.folder / "density.onnx").write_bytes(proto.SerializeToString())
+    learned = onnx.load(oracle.folder / "forward.onnx")
+    (noise,) = [value for value in learned.graph.input if value.name == "u"]
+    noise.name = "eps"
+    learned.graph.node.insert(0, helper.make_node("Sigmoid", ["eps"], ["u"]))
+    (oracle.folder / "learned.onnx").write_bytes(learned.SerializeToString())
+    eps = forward.inputs[1].model_copy(update={"name": "eps", "noise": "normal"})
+    graphs = oracle.manifest.graphs | {
+        "density": GraphSpec(file="density.onnx", inputs=forward.inputs, outputs=forward.outputs[1:]),
+        "forward": GraphSpec(file="learned.onnx", inputs=(forward.inputs[0], eps), outputs=forward.outputs),
+    }
+    model = oracle.model()
+    model.manifest = model.manifest.model_copy(update={"graphs": graphs})
+    answers = program(model)
+    np.testing.assert_allclose(answers.predict(x, hidden, draws=3).draws, plain.draws)
+    np.testing.assert_allclose(answers.decode(answers.encode(x).vectors), x, atol=1e-9)
+    assert answers.log_prob(x, samples=50).samples == 50

@@ -6,6 +6,7 @@ from contracts.artifact import AnswerKind
 from contracts.data import Measure
 from contracts.errors import InvalidInput, VerbUnsupported
 from engine.kinds import program
+from tests.engine.conftest import LADDER
 
 HIDDEN = np.array([True, False, True, False])
 
@@ -18,6 +19,11 @@ def approximate(linear_gaussian):
 @pytest.fixture(scope="module")
 def exact(exact_gaussian):
     return program(exact_gaussian.model())
+
+
+@pytest.fixture(scope="module")
+def ladder(ladder_gaussian):
+    return program(ladder_gaussian.model())
 
 
 def rows(oracle, count, seed=0):
@@ -268,6 +274,96 @@ def test_hidden_cells_do_not_touch_the_encoding(approximate, linear_gaussian):
     first = approximate.encode(x, hidden=hidden).vectors
     x[hidden] = np.nan
     np.testing.assert_array_equal(approximate.encode(x, hidden=hidden).vectors, first)
+
+
+class TestGroups:
+    """Latents in groups, told by the graphs ``infer`` and ``prior``: x is the Gaussian that it is without them."""
+
+    def test_the_bound_tightens_to_the_exact_log_density(self, ladder, ladder_gaussian):
+        x = rows(ladder_gaussian, 100)
+        truth = multivariate_normal(ladder_gaussian.mean, ladder_gaussian.covariance).logpdf(x)
+        means = [ladder.log_prob(x, samples=count).values.mean() for count in (1, 8, 256)]
+        assert means[0] < means[1] < means[2] < truth.mean() + 0.01
+        answer = ladder.log_prob(x[:8], samples=4000)
+        assert answer.kind is AnswerKind.LOWER_BOUND
+        assert (np.abs(answer.values - truth[:8]) < 5 * answer.standard_error + 1e-9).all()
+        assert answer.standard_error.max() < 0.05
+
+    def test_hidden_cells_are_integrated_out(self, ladder, ladder_gaussian):
+        x = rows(ladder_gaussian, 4)
+        hidden = np.tile(HIDDEN, (4, 1))
+        shown = np.flatnonzero(~HIDDEN)
+        marginal = multivariate_normal(
+            ladder_gaussian.mean[shown], ladder_gaussian.covariance[np.ix_(shown, shown)]
+        ).logpdf(x[:, shown])
+        answer = ladder.log_prob(np.where(hidden, np.nan, x), hidden=hidden, samples=5000)
+        assert (np.abs(answer.values - marginal) < 5 * answer.standard_error + 1e-9).all()
+
+    def test_predict_is_the_exact_conditional(self, ladder, ladder_gaussian):
+        x = rows(ladder_gaussian, 3)
+        hidden = np.tile(HIDDEN, (3, 1))
+        mean, covariance = conditional(ladder_gaussian, x, HIDDEN)
+        deviation = np.sqrt(np.diag(covariance))
+        answer = ladder.predict(np.where(hidden, np.nan, x), hidden, draws=400, samples=4000, seed=3)
+        np.testing.assert_allclose(answer.mean[:, HIDDEN], mean, atol=0.25 * deviation.max())
+        np.testing.assert_allclose(answer.std[:, HIDDEN], np.tile(deviation, (3, 1)), rtol=0.25)
+        np.testing.assert_allclose(answer.draws[..., HIDDEN].mean(axis=1), mean, atol=0.3 * deviation.max())
+        scored = ladder.predict(x, hidden, samples=4000, score_inputs=True)
+        truth = [multivariate_normal(m, covariance).logpdf(row) for m, row in zip(mean, x[:, HIDDEN], strict=True)]
+        assert (np.abs(scored.log_prob - truth) < 5 * scored.standard_error).all()
+
+    def test_a_rows_answer_does_not_depend_on_its_batch(self, ladder, ladder_gaussian):
+        x = rows(ladder_gaussian, 9)
+        hidden = np.random.default_rng(0).random(x.shape) < 0.4
+        tight = program(ladder_gaussian.model(element_budget=64))
+        together, tight = (
+            model.predict(x[part], hidden[part], draws=3, samples=50, score_inputs=True)
+            for model, part in ((ladder, slice(None)), (tight, slice(4, 6)))
+        )
+        np.testing.assert_allclose(tight.mean, together.mean[4:6], rtol=1e-9)
+        np.testing.assert_allclose(tight.draws, together.draws[4:6], rtol=1e-9)
+        np.testing.assert_allclose(tight.log_prob, together.log_prob[4:6], rtol=1e-7, atol=1e-9)
+
+    def test_a_row_is_encoded_at_the_middle_of_its_posterior(self, ladder, approximate, ladder_gaussian):
+        x = rows(ladder_gaussian, 5)
+        encoding = ladder.encode(x)
+        np.testing.assert_allclose(encoding.vectors, approximate.encode(x).vectors @ LADDER, rtol=1e-9)
+        assert encoding.log_scale is None
+        np.testing.assert_allclose(ladder.decode(encoding.vectors), approximate.decode(approximate.encode(x).vectors))
+        hidden = np.tile(HIDDEN, (5, 1))
+        first = ladder.encode(x, hidden=hidden).vectors
+        np.testing.assert_array_equal(ladder.encode(np.where(hidden, np.nan, x), hidden=hidden).vectors, first)
+
+    def test_samples_have_the_models_moments(self, ladder, ladder_gaussian):
+        x = ladder.sample(20_000, seed=1)
+        deviation = np.sqrt(np.diag(ladder_gaussian.covariance))
+        assert (np.abs(x.mean(axis=0) - ladder_gaussian.mean) < 5 * deviation / np.sqrt(len(x))).all()
+        np.testing.assert_allclose(np.cov(x.T), ladder_gaussian.covariance, atol=0.05 * deviation.max() ** 2)
+        np.testing.assert_allclose(ladder.sample(5, seed=1, first=40), x[40:45], rtol=1e-12)
+
+    def test_each_group_has_a_temperature_of_its_own(self, ladder, ladder_gaussian):
+        assert ladder.groups == 2
+        one, both = ladder.sample(50, seed=2, temperature=0.5), ladder.sample(50, seed=2, temperature=[0.5, 0.5])
+        np.testing.assert_array_equal(one, both)
+        directions = ladder.decode(LADDER) - ladder_gaussian.mean
+        for temperature, kept in (([0.0, 0.0], []), ([1.0, 0.0], [0]), ([0.0, 1.0], [1])):
+            x = ladder.sample(4000, seed=0, temperature=temperature)
+            spread = directions[kept].T @ directions[kept] + 0.25 * np.eye(4)
+            np.testing.assert_allclose(np.cov(x.T), spread, atol=0.1 * spread.max())
+
+    @pytest.mark.parametrize("temperature", [[1.0], 1.0, (1.0, 1.0)])
+    def test_a_list_of_one_is_for_every_group(self, ladder, temperature):
+        np.testing.assert_array_equal(ladder.sample(3, seed=0, temperature=temperature), ladder.sample(3, seed=0))
+
+    def test_wrong_temperatures(self, ladder, approximate):
+        with pytest.raises(InvalidInput, match="one for each of 2 groups, got 3"):
+            ladder.sample(1, seed=0, temperature=[1.0, 1.0, 1.0])
+        with pytest.raises(InvalidInput, match="takes one temperature, got 2"):
+            approximate.sample(1, seed=0, temperature=[1.0, 1.0])
+        with pytest.raises(InvalidInput, match="at least 0"):
+            ladder.sample(1, seed=0, temperature=[1.0, -1.0])
+        with pytest.raises(InvalidInput, match="takes one"):
+            ladder.sample(1, seed=0, temperature=[])
 
 
 class TestRefusals:

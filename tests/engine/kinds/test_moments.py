@@ -44,3 +44,34 @@ def test_known_means_take_the_place_of_the_draws():
     moments.add(rows, weights, draws, np.array([[1.0, 0.0, 12.0], [1.0, 0.0, 12.0]]))
     np.testing.assert_allclose(moments.mean(), [[1.0, 0.0, 9.0]])
     np.testing.assert_allclose(moments.std()[0, 0], 1.0)
+
+
+def test_the_probability_of_what_is_answered() -> None:
+    columns = (
+        Column(name="colour", type=ColumnType.CATEGORICAL, categories=("red", "green", "blue")),
+        Column(name="open", type=ColumnType.BOOLEAN),
+        Column(name="a", type=ColumnType.REAL),
+    )
+    moments = Moments(DataSpec(modality="table", columns=columns), 1)
+    draws = np.array([[2.0, 0, 1.5], [2.0, 0, 2.5], [0.0, 1, 3.5]])
+    moments.add(np.zeros(3, dtype=np.int64), np.array([0.5, 0.25, 0.25]), draws)
+    np.testing.assert_allclose(moments.mean()[0], [2, 0.25, 2.25])
+    np.testing.assert_allclose(moments.probability()[0], [0.75, 0.75, 1.0])
+
+
+def test_moments_of_each_draw_add_up_by_the_law_of_total_variance() -> None:
+    spec = DataSpec(
+        modality="table",
+        columns=(
+            Column(name="x", type=ColumnType.REAL),
+            Column(name="k", type=ColumnType.CATEGORICAL, categories=("a", "b", "c")),
+        ),
+    )
+    moments = Moments(spec, 1)
+    rows, weights = np.zeros(2, dtype=np.int64), np.full(2, 0.5)
+    draws = np.array([[100.0, 2.0], [-100.0, 2.0]])
+    expected, deviation = np.array([[1.0, 0.0], [3.0, 0.0]]), np.array([[2.0, 0.7], [4.0, 0.7]])
+    moments.add(rows, weights, draws, expected, deviation)
+    assert moments.mean().tolist() == [[2.0, 2.0]]
+    # Mean of the variances, (4 + 16) / 2, and variance of the means, 1; a category's deviation is that of its draws.
+    np.testing.assert_allclose(moments.std(), [[np.sqrt(11.0), 0.0]], atol=1e-9)

@@ -10,20 +10,38 @@ from torch import Tensor, nn
 
 from models.layers.actnorm import ActNorm
 from models.layers.bijection import Bijection
-from models.layers.coupling import ConvConditioner, Coupling, Diagonal, MLPConditioner, Permutation
+from models.layers.conditioners import ConvConditioner, GatedConditioner, MLPConditioner, ResidualConditioner
+from models.layers.coupling import Coupling
+from models.layers.elementwise import Affine, Elementwise, Marginal, Shift
+from models.layers.linear_maps import LU, Diagonal, Permutation
+from models.layers.logistic_mixture import MixtureCDF
 from models.layers.multiscale import Chain, Multiscale, scales_of
+from models.layers.splines import RationalQuadratic
 
 
-def mlp(channels: int = 4, classes: int = 0, affine: bool = True) -> Coupling:
+def mlp(channels: int = 4, classes: int = 0, transform: Elementwise | None = None) -> Coupling:
+    kept, transform = channels // 2, transform or Affine()
+    outputs = (channels - kept) * transform.per_cell
+    return Coupling(MLPConditioner(kept, outputs, width=8, depth=2, classes=classes), kept, transform)
+
+
+def residual(channels: int, transform: Elementwise, classes: int = 0) -> Coupling:
     kept = channels // 2
-    outputs = (channels - kept) * (2 if affine else 1)
-    return Coupling(MLPConditioner(kept, outputs, width=8, depth=2, classes=classes), kept, affine=affine)
+    outputs = (channels - kept) * transform.per_cell
+    return Coupling(ResidualConditioner(kept, outputs, width=8, depth=2, classes=classes), kept, transform)
 
 
 def convolution(channels: int, classes: int = 0) -> Coupling:
     kept = channels // 2
     network = ConvConditioner(kept, 2 * (channels - kept), width=6, depth=1, classes=classes)
-    return Coupling(network, kept, affine=True)
+    return Coupling(network, kept, Affine())
+
+
+def gated(channels: int, transform: Elementwise, classes: int = 0, attends: tuple[int, int] | None = None) -> Coupling:
+    kept = channels // 2
+    outputs = (channels - kept) * transform.per_cell
+    network = GatedConditioner(kept, outputs, width=8, depth=1, classes=classes, attends=attends)
+    return Coupling(network, kept, transform)
 
 
 def scale(channels: int, index: int) -> list[Bijection]:
@@ -35,12 +53,21 @@ LAYERS: dict[str, tuple[Callable[[], Bijection], tuple[int, ...]]] = {
     "actnorm of images": (lambda: ActNorm(2), (2, 3, 3)),
     "permutation": (lambda: Permutation(5, seed=1), (5,)),
     "reversal": (lambda: Permutation(5, seed=None), (5,)),
-    "additive": (lambda: mlp(5, affine=False), (5,)),
+    "additive": (lambda: mlp(5, transform=Shift()), (5,)),
     "affine": (lambda: mlp(5), (5,)),
     "affine given a label": (lambda: mlp(4, classes=3), (4,)),
     "convolutional": (lambda: convolution(2), (2, 3, 3)),
     "convolutional given a label": (lambda: convolution(2, classes=3), (2, 3, 3)),
     "diagonal": (lambda: Diagonal(4), (4,)),
+    "lu": (lambda: LU(5, seed=1), (5,)),
+    "lu of images": (lambda: LU(3, seed=None), (3, 2, 2)),
+    "marginal splines": (lambda: Marginal(4, RationalQuadratic(6, 2.0)), (4,)),
+    "spline": (lambda: residual(5, RationalQuadratic(4, 1.5)), (5,)),
+    "spline given a label": (lambda: residual(4, RationalQuadratic(8, 3.0), classes=3), (4,)),
+    "spline of images": (lambda: gated(2, RationalQuadratic(4, 2.0)), (2, 3, 3)),
+    "mixture cdf": (lambda: residual(5, MixtureCDF(3)), (5,)),
+    "mixture cdf of images": (lambda: gated(2, MixtureCDF(2), classes=3), (2, 3, 3)),
+    "mixture cdf with attention": (lambda: gated(3, MixtureCDF(4), attends=(2, 3)), (3, 2, 3)),
     "chain": (lambda: Chain([mlp(), Permutation(4, 0), mlp()]), (4,)),
     "multiscale": (lambda: Multiscale(1, 8, 8, 2, scale), (1, 8, 8)),
 }

@@ -6,12 +6,11 @@ import pytest
 import torch
 from scipy import stats
 
+from models.layers.cell_mixtures import NARROWEST_BINS, DiscretisedLogistic, LogisticMixture
 from models.layers.distributions import (
-    NARROWEST_BINS,
     Bernoulli,
     Categorical,
     CellDistribution,
-    DiscretisedLogistic,
     Gaussian,
     log_one_minus_exp,
 )
@@ -158,3 +157,88 @@ def test_extreme_outputs_stay_finite(raw: float) -> None:
         assert torch.isfinite(distribution.log_prob(x, h)).all()
         assert torch.isfinite(distribution.mean(h)).all()
         assert torch.isfinite(distribution.draw(h, torch.tensor([[0.0]], dtype=DOUBLE))).all()
+
+
+def _mixture(scale: float = 2.0, components: int = 3) -> LogisticMixture:
+    return LogisticMixture(torch.tensor([10.0], dtype=DOUBLE), torch.tensor([scale], dtype=DOUBLE), components)
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_a_mixture_of_logistics_agrees_with_scipy(components: int) -> None:
+    distribution = _mixture(components=components)
+    h = _outputs(distribution, 1, seed=3)
+    k = components
+    weights = torch.softmax(h[0, 0, 2 * k :], 0) if k > 1 else torch.ones(1, dtype=DOUBLE)
+    scales = torch.exp(-5 + torch.log1p(torch.exp(h[0, 0, k : 2 * k] + 5)))
+    parts = [stats.logistic(10 + 2 * float(m), 2 * float(s)) for m, s in zip(h[0, 0, :k], scales, strict=True)]
+    x = torch.linspace(-20, 40, 31, dtype=DOUBLE)[:, None]
+    density = sum(float(w) * part.pdf(x[:, 0].numpy()) for w, part in zip(weights, parts, strict=True))
+    assert torch.allclose(distribution.log_prob(x, h)[:, 0], torch.log(torch.tensor(density)))
+    mean = sum(float(w) * part.mean() for w, part in zip(weights, parts, strict=True))
+    second = sum(float(w) * (part.var() + part.mean() ** 2) for w, part in zip(weights, parts, strict=True))
+    assert distribution.mean(h).item() == pytest.approx(mean)
+    assert distribution.std(h).item() == pytest.approx(math.sqrt(second - mean**2))
+
+
+def test_draws_of_a_mixture_follow_its_distribution_function() -> None:
+    distribution = _mixture()
+    h = _outputs(distribution, 1, seed=4)
+    n = 20_000
+    u = (torch.arange(n, dtype=DOUBLE)[:, None] + 0.5) / n
+    drawn = distribution.draw(h.expand(n, -1, -1), u)[:, 0]
+    x = torch.linspace(float(drawn.min()), float(drawn.max()), 40_001, dtype=DOUBLE)
+    below = torch.cumsum(distribution.log_prob(x[:, None], h)[:, 0].exp() * (x[1] - x[0]), 0)
+    for place in (0.1, 0.3, 0.5, 0.8):
+        share = (drawn <= x[(below < place).sum()]).to(DOUBLE).mean()
+        assert share == pytest.approx(place, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "categorical", "logistic", "one value", "mixture"])
+def test_std_is_that_of_the_masses_over_the_grid(name: str) -> None:
+    distribution, support = DISCRETE[name]
+    h = _outputs(distribution, 20)
+    masses = _masses(distribution, h, support.to(DOUBLE))
+    mean = (masses * support).sum(1)
+    expected = torch.sqrt((masses * (support - mean[:, None]) ** 2).sum(1))
+    assert torch.allclose(distribution.std(h)[:, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bytes", "open"])
+def test_std_of_many_levels_is_near_the_sum_also_where_a_tail_is_cut(name: str) -> None:
+    distribution, support = DISCRETE[name]
+    h = _outputs(distribution, 20, spread=0.2)
+    h[..., 1] = -1.5
+    masses = _masses(distribution, h, support.to(DOUBLE))
+    mean = (masses * support).sum(1)
+    expected = torch.sqrt((masses * (support - mean[:, None]) ** 2).sum(1))
+    assert torch.allclose(distribution.std(h)[:, 0], expected, rtol=0.1)
+
+
+def test_std_of_a_gaussian_is_its_scale() -> None:
+    h = torch.tensor([[[0.5, -0.4]]], dtype=DOUBLE)
+    assert _gaussian(False).std(h).item() == pytest.approx(2 * math.exp(-5 + math.log1p(math.exp(-0.4 + 5))))
+
+
+TEMPERED = {**{name: d for name, (d, _) in DISCRETE.items()}, "gaussian": _gaussian(False), "real mixture": _mixture()}
+
+
+@pytest.mark.parametrize("name", TEMPERED)
+def test_temperature_one_changes_nothing_and_zero_leaves_one_value(name: str) -> None:
+    distribution = TEMPERED[name]
+    h = _outputs(distribution, 4, seed=1)
+    one = torch.ones(4, 1, dtype=DOUBLE)
+    assert torch.allclose(distribution.temper(h, one), h)
+    warm, cold = distribution.std(distribution.temper(h, 2 * one)), distribution.std(distribution.temper(h, 0.1 * one))
+    if name not in ("one value", "categorical"):
+        assert (cold < warm).all()
+    frozen = distribution.temper(h, 0 * one)
+    u = torch.tensor([[0.1], [0.3], [0.6], [0.9]], dtype=DOUBLE)
+    drawn = torch.stack([distribution.draw(frozen[row : row + 1].expand(4, -1, -1), u)[:, 0] for row in range(4)])
+    width = 2 * 0.05 * 3 if name == "gaussian" or "real" in name else 1
+    assert (drawn.max(1).values - drawn.min(1).values <= width).all()
+
+
+def test_the_start_of_a_mixture_spreads_its_parts() -> None:
+    start = _mixture(components=4).start()
+    assert start.shape == (12,)
+    assert (start[:4].diff() > 0).all()

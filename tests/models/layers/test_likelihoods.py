@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from contracts.data import Column, ColumnType, DataProfile, DataSpec, ImageShape
-from models.layers.distributions import Bernoulli, Categorical, DiscretisedLogistic, Gaussian
+from models.layers.cell_mixtures import DiscretisedLogistic, LogisticMixture
+from models.layers.distributions import Bernoulli, Categorical, Gaussian
 from models.layers.likelihoods import Likelihood
 
 COLUMNS = (
@@ -119,3 +120,36 @@ def test_images_have_one_distribution_in_float32(levels: int, kind: type, output
 def test_the_gaussian_choice_leaves_categories_alone() -> None:
     likelihood = Likelihood(TABLE, profile(table_rows()), "gaussian")
     assert {type(group) for group in likelihood.groups} == {Bernoulli, Categorical, Gaussian}
+
+
+def test_the_mixture_choice_gives_real_columns_a_mixture_and_leaves_the_others() -> None:
+    likelihood = Likelihood(TABLE, profile(table_rows()), "mixture", components=4)
+    kinds = {type(group) for group in likelihood.groups}
+    assert kinds == {Bernoulli, Categorical, DiscretisedLogistic, LogisticMixture}
+    assert likelihood.width == 2 * 3 + 2 * 1 + 3 * 12 + 2 * 12
+
+
+def test_outputs_belong_to_the_cells_that_they_move() -> None:
+    likelihood = Likelihood(TABLE, profile(table_rows()), "mixture", components=2)
+    x = torch.from_numpy(table_rows())[:1]
+    h = torch.randn(1, likelihood.width, generator=torch.Generator().manual_seed(0))
+    before = likelihood.log_prob(x, h)
+    for output, owner in enumerate(likelihood.owners.tolist()):
+        moved = h.clone()
+        moved[0, output] += 0.7
+        differs = (likelihood.log_prob(x, moved) != before)[0].nonzero().flatten().tolist()
+        assert set(differs) <= {owner}
+    assert torch.bincount(likelihood.owners, minlength=TABLE.cells).tolist() == [3, 6, 1, 6, 1, 6, 6, 6, 3]
+
+
+def test_std_and_temperature_stand_in_their_cells() -> None:
+    likelihood, _, h = _likelihood()
+    assert likelihood.std(h).shape == (len(h), TABLE.cells)
+    temperature = torch.linspace(0.5, 2, len(h))
+    tempered = likelihood.temper(h, temperature)
+    ones = likelihood.temper(h, torch.ones(len(h)))
+    assert torch.allclose(ones, h.double())
+    length = TABLE.features.index(next(c for c in TABLE.features if c.name == "length"))
+    ratio = likelihood.std(tempered)[:, length] / likelihood.std(h)[:, length]
+    assert torch.allclose(ratio, temperature.double(), rtol=0.03)
+    assert likelihood.start().shape == (likelihood.width,)

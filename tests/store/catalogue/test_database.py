@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
+import store.catalogue.database
 from contracts.errors import InvalidInput, NotReady, StoreFull
 from contracts.jobs import JobKind
 from store import StoreSettings
@@ -45,6 +48,34 @@ def test_migrating_again_changes_nothing(catalogue: Catalogue, catalogue_setting
     again = Catalogue.open(catalogue_settings, migrate=True)
     assert again.get_job(job.id) == job
     again.close()
+
+
+def test_a_catalogue_of_the_first_revision_is_brought_up_to_date(catalogue_settings: StoreSettings) -> None:
+    database = Database(catalogue_settings.database_url, catalogue_settings.home / "catalogue.sqlite")
+    config = Config()
+    config.set_main_option("script_location", str(Path(store.catalogue.database.__file__).parent.parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(sa.text("INSERT INTO models (name, last_version) VALUES ('kept', 7)"))
+    assert database.revision() == "0001"
+    with database.read() as connection:
+        assert not sa.inspect(connection).has_table("directions")
+    with pytest.raises(NotReady, match="at revision 0001"):
+        Catalogue.open(catalogue_settings)
+
+    catalogue = Catalogue.open(catalogue_settings, migrate=True)
+    assert database.revision() == HEAD
+    assert catalogue.list_directions() == []
+    with database.write() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert connection.execute(sa.text("SELECT last_version FROM models WHERE name = 'kept'")).scalar_one() == 7
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    assert database.revision() == "0001"
+    catalogue.close()
+    database.close()
 
 
 def test_an_error_rolls_back(catalogue: Catalogue) -> None:

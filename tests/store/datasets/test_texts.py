@@ -82,7 +82,7 @@ def test_json_lines_of_rows(ingest: Ingest) -> None:
         ('{"a": 1}\n{"a": 2', "line 2 is no JSON"),
         ('{"a": 1}\n[2]', "line 2 holds a list"),
         ('{"a": 1}\n{"a": {}}', "line 2 holds a dict in 'a'"),
-        ('{"a": 1}\n{"b": 1}\n{"a": 1}', r"row 2, column 'a' is empty"),
+        ('{"label": 1}\n{"b": 1}\n{"label": 1}', r"row 2, column 'label' is empty"),
         ('{"a": 1}\n{"a": NaN}', "line 2 is no JSON"),
         ("\n\n", "is empty|no rows|every column"),
     ],

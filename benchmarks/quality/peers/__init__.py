@@ -1,0 +1,1 @@
+"""The models that ours stand beside: other libraries', and plain references."""
