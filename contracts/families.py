@@ -238,9 +238,14 @@ class HierarchicalVAEConfig(GradientConfig):
     answers = _answers(log_prob=AnswerKind.LOWER_BOUND, predict=AnswerKind.ESTIMATE)
 
     family: Literal["hierarchical_vae"]
+    learning_rate: float = Field(default=3e-3, gt=0, le=1, description="Peak of the warm-up + cosine schedule.")
     groups: int | None = Field(default=None, ge=1, le=64, description="Groups of latents, from the top down.")
     latents: int | None = Field(
-        default=None, ge=1, le=1024, description="Latent dimensions of a group (convolutional: channels per site)."
+        default=None,
+        ge=1,
+        le=1024,
+        description="Latent dimensions of a group (convolutional: channels per site; the vector on top has eight times "
+        "as many).",
     )
     network: Literal["auto", "mlp", "convolutional"] = Field(
         default="auto", description="auto: convolutional for images of at least 16 pixels a side, else mlp."
@@ -289,7 +294,7 @@ class FlowConfig(GradientConfig):
         default="affine", description="What a coupling layer does."
     )
     network: Literal["auto", "mlp", "multiscale"] = Field(
-        default="auto", description="auto: multiscale for images of at least 16 pixels a side, else mlp."
+        default="auto", description="auto: multiscale for images of at least 12 pixels a side, else mlp."
     )
     linear: Literal["auto", "permutation", "lu"] = Field(
         default="auto", description="Between couplings: fixed orders, or learned LU maps. auto: lu for spline."

@@ -29,6 +29,9 @@ class Encoding:
     log_scale: NDArray[np.floating] | None = None
 
 
+Order = Literal["raster", "shown_first"]
+
+
 @dataclass(frozen=True)
 class LogProb:
     """``values`` (B,) in nats, -inf where the density is zero.
@@ -44,7 +47,7 @@ class LogProb:
     standard_error: Floats | None = None
     text: TextSizes | None = None
     """Of texts: how long each is."""
-    order: Literal["raster", "shown_first"] | None = None
+    order: Order | None = None
     """Of autoregressive models over cells: the order under which the answer is exact, the cells' own or that with the
     shown cells before the hidden ones."""
 

@@ -34,7 +34,7 @@ from contracts.artifact import AnswerKind, Kind, TensorSpec, Verb, VerbSpec
 from contracts.data import Column, ColumnType, DataProfile, DataSpec, ImageShape, Role
 from contracts.families import FamilyConfig, HierarchicalVAEConfig
 from models.family import Batch, Family, Graph, LossStage, Noise, Stage, Terms, Tiny, supported
-from models.layers.bottom_up import BottomUp, Output, image_levels
+from models.layers.bottom_up import BottomUp, Output, default_groups, image_levels
 from models.layers.gaussian import log_normal, rate
 from models.layers.likelihoods import Likelihood
 from models.layers.networks import default_batch_size, default_latents, default_width, is_convolutional
@@ -56,7 +56,7 @@ class HierarchicalVAE(Family[HierarchicalVAEConfig]):
         super().__init__(config, spec, profile, parents)
         convolutional = is_convolutional(config.network, spec)
         width = config.width or default_width(spec, profile.rows, convolutional=convolutional)
-        groups = config.groups or (5 if convolutional else 3)
+        groups = config.groups or (default_groups(spec) if convolutional else 3)
         latents = config.latents or (4 if convolutional else default_latents(spec))
         self.config = config.model_copy(
             update={
@@ -69,7 +69,9 @@ class HierarchicalVAE(Family[HierarchicalVAEConfig]):
         )
         label = spec.label if config.condition == "label" else None
         self.classes = len(label.categories or ()) if label is not None else 0
-        levels = image_levels(spec, width, groups, latents) if convolutional else [Level(width, groups, latents)]
+        # Networks of vectors alone fall silent (every rate 0) where their states are normalised.
+        vectors = [Level(width, groups, latents, normalised=False)]
+        levels = image_levels(spec, width, groups, latents) if convolutional else vectors
         self.likelihood = Likelihood(spec, profile, config.likelihood)
         self.encoder = BottomUp(spec, profile, levels, depth=1 if convolutional else 2, dropout=config.dropout)
         self.walk = TopDown(levels, self.classes, config.dropout)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contracts.data import DataProfile, DataSpec
-from models.layers.networks import Cells, ScalePlan, norm
+from models.layers.networks import Cells, ScalePlan
 from models.layers.top_down import Block, Level
 
 
@@ -68,12 +68,12 @@ class Output(nn.Module):
             self.layer: nn.Linear | nn.Conv2d = nn.Linear(level.channels, outputs)
         else:
             self.layer = nn.Conv2d(level.channels, 4 * self.shape[2] * self.per_cell, 3, padding=1)
-        self.norm = norm(level.channels)
+        self.open = nn.Sequential(*level.open(level.channels))
         with torch.no_grad():
             self.layer.weight.mul_(0.1)
 
     def forward(self, h: Tensor) -> Tensor:
-        out: Tensor = self.layer(functional.silu(self.norm(h)))
+        out: Tensor = self.layer(self.open(h))
         if isinstance(self.layer, nn.Linear):
             return out
         height, wide, channels = self.shape
@@ -94,6 +94,12 @@ def image_levels(spec: DataSpec, width: int, groups: int, latents: int) -> list[
         side = (plan.coarsest[1] << place, plan.coarsest[2] << place)
         levels.append(Level(channels, len(range(place, groups - 1, plan.halvings)), latents, side))
     return levels
+
+
+def default_groups(spec: DataSpec) -> int:
+    """The vector, and one group for each resolution of planes but the finest, which costs the most and says little."""
+    height, wide, _ = spec.row_shape
+    return max(2, ScalePlan(height, wide, 1).halvings)
 
 
 def _climb(inputs: int, below: Level | None, level: Level) -> nn.Module:

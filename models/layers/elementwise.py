@@ -30,10 +30,6 @@ class Elementwise(nn.Module, ABC):
     def inverse(self, z: Tensor, raw: Tensor) -> Tensor:
         """``z`` → ``x``."""
 
-    def fit(self, x: Tensor) -> Tensor | None:
-        """Parameters ``(C · per_cell,)`` that bring channels ``x`` ``(C, n)`` near to normal, where there are such."""
-        return None
-
     def by_cell(self, x: Tensor, raw: Tensor) -> Tensor:
         """``raw`` as ``(B, C, per_cell, …)``."""
         return raw.reshape(raw.shape[0], x.shape[1], self.per_cell, *raw.shape[2:])
@@ -80,13 +76,6 @@ class Marginal(Bijection):
         super().__init__()
         self.transform = transform
         self.raw = nn.Parameter(torch.zeros(channels * transform.per_cell))
-
-    @torch.no_grad()
-    def initialise(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Begin near the map that makes these rows' channels normal, unless there is another already."""
-        raw = self.transform.fit(x.transpose(0, 1).flatten(1))
-        if raw is not None and not bool(self.raw.any()):
-            self.raw.copy_(raw)
 
     def _raw(self, x: Tensor) -> Tensor:
         return self.raw.to(x.dtype).reshape(1, -1, *[1] * (x.ndim - 2))

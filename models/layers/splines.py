@@ -21,8 +21,6 @@ from models.layers.elementwise import Elementwise, softplus
 
 MINIMUM = 1e-3
 """Of a bin's width and height, as a share of the interval, and of a derivative."""
-REACH = 3.0
-"""Deviations of a normal within which a spline that is fitted to data has its inner knots."""
 
 
 class RationalQuadratic(Elementwise):
@@ -34,19 +32,6 @@ class RationalQuadratic(Elementwise):
         self.per_cell = 3 * bins - 1
         # A raw derivative of 0 is a derivative of 1.
         self._slope_at_zero = math.log(math.expm1(1 - MINIMUM))
-
-    def fit(self, x: Tensor) -> Tensor:
-        """Knots at the quantiles of ``x`` that a normal has at even places, the last ones at the bounds."""
-        places = torch.linspace(-REACH, REACH, self.bins - 1, dtype=x.dtype, device=x.device)
-        quantiles = torch.quantile(x, torch.special.ndtr(places), dim=1).T.clamp(-self.bound, self.bound)  # (C, bins-1)
-        end = torch.full_like(quantiles[:, :1], self.bound)
-        sides = [torch.cat([-end, knots, end], dim=1).diff(dim=1) for knots in (quantiles, places.expand_as(quantiles))]
-        # Of bins that the data leave no room a little is kept, well above the least.
-        widths, heights = (shares / shares.sum(1, keepdim=True) for shares in (s.clamp(min=0.05) for s in sides))
-        slopes = heights / widths
-        middle = 2 / (1 / slopes[:, 1:] + 1 / slopes[:, :-1])
-        derivatives = torch.log(torch.expm1(middle.clamp(0.05, 20) - MINIMUM)) - self._slope_at_zero
-        return torch.cat([widths.log(), heights.log(), derivatives], dim=1).flatten()
 
     def _bin(self, value: Tensor, raw: Tensor, *, by_height: bool) -> tuple[Tensor, ...]:
         """Of the bin that ``value`` falls into: place, width, foot, height, and the derivatives at its ends.

@@ -2,8 +2,7 @@
 
     norm, order or LU map, coupling;   norm, …;   norm
 
-With splines the first map is one of each channel alone: a spline of many bins costs nothing where it is the same for
-every row, and leaves the couplings channels that are about normal.
+A single channel leaves nothing to couple with: it has a norm and, with splines, a spline of its own.
 """
 
 from __future__ import annotations
@@ -26,9 +25,6 @@ from models.layers.logistic_mixture import MixtureCDF
 from models.layers.multiscale import scales_of
 from models.layers.splines import RationalQuadratic
 
-MARGINAL_BINS = 4
-"""Bins of a channel's own spline for each of a coupling's."""
-
 
 def resolve(config: FlowConfig, spec: DataSpec, rows: int) -> FlowConfig:
     """Replace every None and ``auto`` by what suits the data; ``rows`` to train on."""
@@ -36,7 +32,7 @@ def resolve(config: FlowConfig, spec: DataSpec, rows: int) -> FlowConfig:
     can_scale = image is not None and scales_of(image.height, image.width) > 0
     network = config.network
     if network == "auto":
-        large = image is not None and min(image.height, image.width) >= 16
+        large = image is not None and min(image.height, image.width) >= 12
         network = "multiscale" if large and can_scale else "mlp"
     elif network == "multiscale" and not can_scale:
         raise InvalidInput("multiscale needs images whose sides are even and at least 8 pixels; use network `mlp`")
@@ -58,9 +54,11 @@ def _sizes(config: FlowConfig, spec: DataSpec, rows: int, multiscale: bool) -> d
     sizes: dict[str, Any]
     if multiscale:
         # 28 x 28 pixels: some 150 rows a second on one core. Coarser scales are as dear, with twice the channels.
-        sizes = {"batch_size": min(batch, 32), "layers": 4, "width": 32}
+        one = spec.image is not None and scales_of(spec.image.height, spec.image.width) == 1
+        sizes = {"batch_size": min(batch, 64 if one else 32), "layers": 6 if one else 4, "width": 32}
     elif config.coupling in ("spline", "mixture_cdf"):
-        sizes = {"batch_size": batch, "layers": 6, "width": 64 if rows < 5_000 else 128}
+        # Their parameters are many for each row, so that more steps on fewer rows come to more.
+        sizes = {"batch_size": min(batch, 256), "layers": 6, "width": 64 if rows < 5_000 else 128}
     else:
         sizes = {"batch_size": batch, "layers": 8 if wide else 6, "width": 128 if rows < 20_000 else 256}
     # With a few thousand rows a flow learns them by heart unless it is held back.
@@ -75,10 +73,8 @@ def flow_layers(
     widen with ``scale``; ``classes`` of the labels that conditioners see."""
     layers: list[Bijection] = []
     additive, kept = config.coupling == "additive", channels // 2
-    if config.coupling == "spline":
-        spline = RationalQuadratic(MARGINAL_BINS * config.bins, config.tail_bound)
-        layers += [ActNorm(channels), Marginal(channels, spline)]
-    # A single channel leaves nothing to couple with.
+    if config.coupling == "spline" and not kept:
+        layers += [ActNorm(channels), Marginal(channels, RationalQuadratic(config.bins, config.tail_bound))]
     for index in range(config.layers or 2) if kept else ():
         transform = _transform(config)
         outputs = (channels - kept) * transform.per_cell

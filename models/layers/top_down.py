@@ -34,13 +34,14 @@ SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE = -7.0, 7.0
 class Level:
     """Groups that share a resolution: ``groups`` of ``latents`` channels beside a state of ``channels``.
 
-    ``side``: height and width of its planes; None: vectors.
+    ``side``: height and width of its planes; None: vectors. ``normalised``: states are, before a layer.
     """
 
     channels: int
     groups: int
     latents: int
     side: tuple[int, int] | None = None
+    normalised: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,8 +63,12 @@ class Level:
 
     def hidden(self, inputs: int, dropout: float = 0.0) -> list[nn.Module]:
         """One hidden layer of the state's channels."""
-        layers = [norm(inputs), nn.SiLU(), self.near(inputs, self.channels), nn.SiLU()]
+        layers = [*self.open(inputs), self.near(inputs, self.channels), nn.SiLU()]
         return [*layers, nn.Dropout(dropout)] if dropout else layers
+
+    def open(self, channels: int) -> list[nn.Module]:
+        """What comes before a layer on a state."""
+        return [norm(channels), nn.SiLU()] if self.normalised else [nn.SiLU()]
 
 
 class Block(nn.Module):

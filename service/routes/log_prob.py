@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
 from contracts.artifact import AnswerKind, Verb
-from engine.answers import LogProb
+from engine.answers import LogProb, Order
 from engine.cache import CacheCounts
 from service.answers import Answer
 from service.calls import Call, serve
@@ -23,6 +24,7 @@ from service.texts import is_text, score_texts
 router = APIRouter(tags=["verbs"])
 
 KINDS = tuple(AnswerKind)
+ORDERS: tuple[Order | None, ...] = (None, *get_args(Order))
 
 
 @router.post(
@@ -56,6 +58,7 @@ def _log_prob(call: Call[LogProbRequest]) -> Answer:
             unit="nats",
             measure=score.measure,
             kind=score.kind,
+            **({} if score.order is None else {"order": score.order}),
             samples=score.samples,
             zero_density=np.flatnonzero(np.isneginf(score.values)),
             seed=asked.seed,
@@ -89,18 +92,19 @@ def _score(call: Call[LogProbRequest], rows: ParsedRows, labels: NDArray[np.int6
         with call.program() as program:
             found = program.log_prob(x, seed=asked.seed, samples=asked.samples, given=y)
         error = np.full(len(x), np.nan) if found.standard_error is None else found.standard_error
-        # kind and samples are the same for all complete rows of a model; they travel with each row in the cache.
-        facts = np.tile(np.array([KINDS.index(found.kind), found.samples or 0], dtype=np.int64), (len(x), 1))
-        return found.values, error, facts
+        # These are the same for all complete rows of a model; they travel with each row in the cache.
+        facts = [KINDS.index(found.kind), found.samples or 0, ORDERS.index(found.order)]
+        return found.values, error, np.tile(np.array(facts, dtype=np.int64), (len(x), 1))
 
     values, error, facts = call.cached(
         Verb.LOG_PROB, {"seed": asked.seed, "samples": asked.samples}, rows, labels, compute
     )
-    kind, samples = (int(each) for each in facts[0].tolist())
+    kind, samples, order = (int(each) for each in facts[0].tolist())
     return LogProb(
         values=values.astype(np.float64),
         kind=KINDS[kind],
         measure=call.version.manifest.measure,
         samples=samples or None,
         standard_error=error.astype(np.float64) if samples else None,
+        order=ORDERS[order],
     )

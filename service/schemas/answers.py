@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from contracts.artifact import AnswerKind
 from contracts.data import Measure
+from engine.answers import Order
 from service.schemas.inputs import Row, Tensor
 
 Numbers = list[list[float | None]]
@@ -91,6 +92,11 @@ class LogProbResponse(VerbResponse):
     unit: Literal["nats"]
     measure: Measure
     kind: AnswerKind
+    order: Order | None = Field(
+        default=None,
+        description="Of autoregressive models: the order under which the number holds. raster: the cells' own; "
+        "shown_first: shown cells before hidden ones, each in their own.",
+    )
     bits_per_dim: list[float | None] = Field(description="-log_prob / (ln 2 · shown cells).")
     samples: int | None = Field(default=None, description="Monte-Carlo samples per row; None: none were needed.")
     standard_error: list[float | None] | None = Field(default=None, description="Of each log_prob, nats.")

@@ -313,6 +313,7 @@ def test_large_images_have_no_proposal_and_say_what_to_use() -> None:
     ("side", "network", "expected"),
     [
         (8, "auto", "mlp"),
+        (14, "auto", "multiscale"),
         (16, "auto", "multiscale"),
         (28, "auto", "multiscale"),
         (17, "auto", "mlp"),

@@ -120,10 +120,15 @@ def test_linear_gaussian_data_come_close_to_their_exact_likelihood() -> None:
     assert exact - 0.3 < float(bound(family, x[:1000], 64).mean()) < exact + 0.05
 
 
-def test_a_posterior_that_knows_nothing_costs_nothing() -> None:
-    """Before training the last layers are zero: posterior and prior are the same, whatever the row."""
+def test_a_posterior_without_a_difference_is_the_prior_and_costs_nothing() -> None:
     x = np.random.default_rng(0).standard_normal((16, 4))
     family = make(table(4), x, latents=3)
+    with torch.no_grad():
+        for parameter in family.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        for name, parameter in family.named_parameters():
+            if "posterior" in name:
+                parameter.zero_()
     rows, shown = torch.from_numpy(x), torch.ones(16, 4, dtype=torch.bool)
     eps = torch.randn(16, family.latent_dimensions, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -131,6 +136,7 @@ def test_a_posterior_that_knows_nothing_costs_nothing() -> None:
         drawn = family.prior(eps, torch.ones(16, 3))
     torch.testing.assert_close(z, drawn)
     torch.testing.assert_close(log_ratio, torch.zeros(16))
+    assert float((z - eps).abs().max()) > 0.01
 
 
 @pytest.mark.parametrize(
@@ -141,17 +147,17 @@ def test_a_posterior_that_knows_nothing_costs_nothing() -> None:
         (
             DataSpec(modality="image", image=ImageShape(height=28, width=28, levels=2)),
             {"groups": 5, "latents": 2},
-            (8, 2 * 49, 2 * 49, 2 * 49, 2 * 49),
+            (16, 2 * 49, 2 * 49, 2 * 196, 2 * 196),
         ),
         (
             DataSpec(modality="image", image=ImageShape(height=64, width=64, channels=3)),
             {"groups": 4, "latents": 1},
-            (4, 64, 64, 256),
+            (8, 64, 256, 1024),
         ),
         (
             DataSpec(modality="image", image=ImageShape(height=17, width=21, levels=4)),
             {"groups": 2, "latents": 3},
-            (12, 3 * 5 * 6),
+            (24, 3 * 5 * 6),
         ),
     ],
 )
@@ -238,10 +244,12 @@ def test_free_bits_keep_a_rate_where_there_is_nothing_to_encode() -> None:
     assert fit(make(table(2), x, free_bits=0.5, **knobs), x, 200)["rate"] > 0.5
 
 
-def test_the_rate_is_charged_as_the_warm_up_says(digits: tuple[HierarchicalVAE, NDArray[np.uint8]]) -> None:
+def test_the_rate_is_charged_as_the_warm_up_says(
+    digits: tuple[HierarchicalVAE, NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     family, x = digits
     stage = Fit(family)
-    family.config = family.config.model_copy(update={"kl_warmup": 0.5})
+    monkeypatch.setattr(family, "config", family.config.model_copy(update={"kl_warmup": 0.5}))
     batch = Batch(torch.from_numpy(x[:64]))
     with torch.no_grad():
         start, half, end = (stage.loss(batch, noise(0, 64), progress) for progress in (0.0, 0.25, 0.5))
@@ -252,14 +260,15 @@ def test_the_rate_is_charged_as_the_warm_up_says(digits: tuple[HierarchicalVAE, 
 
 
 def test_balancing_charges_groups_by_what_they_say_for_their_size(
-    digits: tuple[HierarchicalVAE, NDArray[np.uint8]],
+    digits: tuple[HierarchicalVAE, NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family, x = digits
     stage = Fit(family)
     weights = stage._balance(torch.tensor([6.0, 3.0, 0.0]))
     assert float(weights.mean()) == pytest.approx(1)
     assert weights[0] > weights[1] > weights[2] > 0
-    family.config = family.config.model_copy(update={"kl_warmup": 0.5, "kl_balancing": True})
+    charged = family.config.model_copy(update={"kl_warmup": 0.5, "kl_balancing": True})
+    monkeypatch.setattr(family, "config", charged)
     batch = Batch(torch.from_numpy(x[:64]))
     with torch.no_grad():
         half, end = (stage.loss(batch, noise(0, 64), progress) for progress in (0.25, 0.5))
