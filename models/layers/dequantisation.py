@@ -3,8 +3,8 @@
     u = σ(v),   v = h(g(eps); x),   eps ~ N(0, I),   σ(g(eps)) uniform
     log P(x) ≥ E[log p(x + u) - log q(u | x)],   log q(u | x) = log N(eps; 0, I) - log |det dv/deps| - Σ log σ'(v)
 
-g is fixed; h is an affine map of each cell by a network of x, then a few affine couplings that see x too. With uniform u, a model
-has to be flat within every bin; here it need not be, and the bound is tighter.
+g is fixed; h is an affine map of each cell by a network of x, then a few affine couplings that see x too. With uniform
+u, a model has to be flat within every bin; here it need not be, and the bound is tighter.
 
 J. Ho, X. Chen, A. Srinivas, Y. Duan and P. Abbeel, "Flow++: improving flow-based generative models with variational
 dequantization and architecture design", 2019 (arXiv:1902.00275), section 3.1.

@@ -387,3 +387,19 @@ def test_pictures_of_emoji_size_have_three_scales() -> None:
     with torch.no_grad():
         scores = model.log_prob(Batch(torch.from_numpy(x)), Noise(0, 0, 0, rows=slice(0, 4), total=4))
     assert torch.isfinite(scores).all()
+
+
+def test_smoothing_learns_the_density_of_rows_and_noise() -> None:
+    x = np.random.default_rng(0).normal(2.0, 3.0, (4096, 1))
+    batch = Batch(torch.from_numpy(x))
+    model = make(real(1), x, smoothing=0.5)
+    descend(model, batch, 300, 2e-2)
+    with torch.no_grad():
+        answered = model.to_base(batch.x[:50], None, None)[1].numpy()
+    smooth = norm.logpdf(x[:50, 0], x.mean(), x.std() * math.sqrt(1 + 0.5**2))
+    np.testing.assert_allclose(answered, smooth, atol=0.05)
+
+
+def test_smoothing_is_for_tables() -> None:
+    with pytest.raises(InvalidInput, match="smoothing is for tables"):
+        make(image(8), np.zeros((4, 8, 8, 1), dtype=np.uint8), smoothing=0.1)
