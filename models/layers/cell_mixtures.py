@@ -97,14 +97,13 @@ class DiscretisedLogistic(nn.Module):
             weight = torch.ones_like(centre) if log_weight is None else torch.exp(log_weight)
             mean = (weight * value.mean(-1)).sum(-1)[..., None, None]
             return torch.sqrt((weight * torch.square(value - mean).mean(-1)).sum(-1))
-        above = torch.sigmoid((centre[..., None] - self.edges[:, None, :]) / scale[..., None])  # (B, n, M, edges)
-        weight = torch.ones_like(centre) if log_weight is None else torch.exp(log_weight)
-        above = (weight[..., None] * above).sum(-2)
-        one, zero = torch.ones_like(above[..., :1]), torch.zeros_like(above[..., :1])
-        p = torch.cat([one, above], -1) - torch.cat([above, zero], -1)
-        steps = torch.arange(p.shape[-1], dtype=p.dtype, device=p.device)
+        # Masses by their logarithms: differences of distribution functions leave nothing exact of a rare value, and a
+        # square root would make much of the rest.
+        steps = torch.arange(self.edges.shape[1] + 1, dtype=h.dtype, device=h.device)
+        log_p = torch.stack([self.log_prob(self.low + step, h) for step in steps], -1)  # (B, n, levels)
+        p = torch.where(self.low[:, None] + steps <= self.high[:, None], torch.exp(log_p), 0.0)
         expected = (p * steps).sum(-1, keepdim=True)
-        return torch.sqrt(torch.relu((p * torch.square(steps - expected)).sum(-1)))
+        return torch.sqrt((p * torch.square(steps - expected)).sum(-1))
 
     def temper(self, h: Tensor, t: Tensor) -> Tensor:
         return _temper_mixture(h, t, self.components)

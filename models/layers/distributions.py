@@ -69,7 +69,8 @@ class Bernoulli(nn.Module):
         return self.low + torch.sigmoid(h[..., 0])
 
     def std(self, h: Tensor) -> Tensor:
-        return torch.sqrt(torch.sigmoid(h[..., 0]) * torch.sigmoid(-h[..., 0]))
+        # √(σ(h) σ(-h)) by logarithms: the runtime's σ is exact to some 1e-8 only, of which a square root makes 1e-4.
+        return torch.exp(0.5 * (log_sigmoid(h[..., 0]) + log_sigmoid(-h[..., 0])))
 
     def draw(self, h: Tensor, u: Tensor) -> Tensor:
         return self.low + (u >= torch.sigmoid(-h[..., 0])).to(h.dtype)

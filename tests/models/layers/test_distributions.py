@@ -1,11 +1,15 @@
 """Each cell distribution: a proper distribution, a draw that follows it, a mean that is its mean."""
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+from engine.model import open_session
+from engine.options import SessionOptions
 from models.layers.cell_mixtures import NARROWEST_BINS, DiscretisedLogistic, LogisticMixture
 from models.layers.distributions import (
     Bernoulli,
@@ -201,6 +205,26 @@ def test_std_is_that_of_the_masses_over_the_grid(name: str) -> None:
     mean = (masses * support).sum(1)
     expected = torch.sqrt((masses * (support - mean[:, None]) ** 2).sum(1))
     assert torch.allclose(distribution.std(h)[:, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "logistic"])
+def test_the_runtime_agrees_on_the_std_of_cells_that_are_all_but_certain(name: str, tmp_path: Path) -> None:
+    low, high = torch.zeros(1), torch.full((1,), 7.0)
+    unit = torch.ones(1)
+    sure = Bernoulli(low) if name == "bernoulli" else DiscretisedLogistic(3 * unit, 2 * unit, low, high, components=2)
+    h = torch.linspace(-40, 40, 81)[:, None, None].expand(-1, 1, sure.outputs).contiguous()
+
+    class Std(torch.nn.Module):
+        def forward(self, h: torch.Tensor) -> torch.Tensor:
+            return sure.std(h)
+
+    graph = tmp_path / "std.onnx"
+    program = torch.onnx.export(Std(), (h,), dynamo=True, verbose=False)
+    assert program is not None
+    program.save(graph)
+    session = open_session(graph, SessionOptions(threads=1))
+    (answer,) = session.run(None, {session.get_inputs()[0].name: h.numpy()})
+    np.testing.assert_allclose(answer, sure.std(h).numpy(), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["bytes", "open"])
