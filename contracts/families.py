@@ -319,8 +319,7 @@ class FlowConfig(GradientConfig):
         ge=0,
         le=10,
         description="Deviation of normal noise added to the cells of tables while training, in deviations of the cell: "
-        "the density learned is as smooth as a kernel estimate of that bandwidth, which ranks anomalies better and "
-        "scores ordinary rows lower (Rothfuss et al. 2019).",
+        "the density learned is that of the rows with this noise, smoother than without (Rothfuss et al. 2019).",
     )
     condition: Literal["none", "label"] = Field(default="none", description="label: p(x | label), asked by `given`.")
 
