@@ -204,16 +204,20 @@ class VAEConfig(GradientConfig):
         super().check_data(spec)
         _check_network(self.network, spec)
         _check_likelihood(self.likelihood, spec)
-        if self.prior == "flow" and self.latents == 1:
-            raise InvalidInput(
-                "a flow prior couples at least two latents",
-                errors=[FieldProblem(location="config.latents", message="ask for 2 or more, or for another prior")],
-            )
+        _check_prior(self.prior, self.latents)
         if self.objective == "iwae" and self.free_bits:
             raise InvalidInput(
                 "free bits belong to the objective `elbo`: the importance-weighted bound has no rate to free",
                 errors=[FieldProblem(location="config.free_bits", message="leave it at 0, or use the objective elbo")],
             )
+
+
+def _check_prior(prior: str, latents: int | None) -> None:
+    if prior == "flow" and latents == 1:
+        raise InvalidInput(
+            "a flow prior couples at least two latents",
+            errors=[FieldProblem(location="config.latents", message="ask for 2 or more, or for another prior")],
+        )
 
 
 def _check_likelihood(likelihood: str, spec: DataSpec) -> None:
@@ -264,6 +268,10 @@ class HierarchicalVAEConfig(GradientConfig):
         default=False, description="Weigh the rates of groups against each other during the warm-up (NVAE)."
     )
     free_bits: float = Field(default=0.0, ge=0, le=10, description="Rate per latent dimension that is free, in nats.")
+    prior: Literal["normal", "flow"] = Field(
+        default="normal",
+        description="Of the group on top; flow: couplings from its latents to a standard normal, learned with it.",
+    )
     gradient_skip: float = Field(
         default=400.0, ge=0, description="Updates whose gradient has a larger norm than this are left out; 0: none are."
     )
@@ -280,6 +288,7 @@ class HierarchicalVAEConfig(GradientConfig):
         super().check_data(spec)
         _check_network(self.network, spec)
         _check_likelihood(self.likelihood, spec)
+        _check_prior(self.prior, self.latents)
 
 
 class FlowConfig(GradientConfig):

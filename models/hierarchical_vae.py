@@ -4,7 +4,8 @@
     log p(x) ≥ E_q[log p(x | z) - Σ_i KL(q(z_i | z_<i, x) ‖ p(z_i | z_<i))] = -(distortion + rate)
 
 The posterior of a group is a difference to its prior (`models.layers.top_down`). Tables and small images have groups
-of vectors; larger images a vector on top and planes of doubling resolution below. Training descends distortion +
+of vectors; larger images a vector on top and planes of doubling resolution below. With ``prior="flow"`` the group on
+top has couplings for a prior (`models.layers.priors`), in units of its normal one. Training descends distortion +
 β · rate with β grown from 0; while it grows, the rates of groups may be weighed against each other, so that none
 falls silent before it has learned to speak:
 
@@ -38,6 +39,7 @@ from models.layers.bottom_up import BottomUp, Output, default_groups, image_leve
 from models.layers.gaussian import log_normal, rate
 from models.layers.likelihoods import Likelihood
 from models.layers.networks import default_batch_size, default_latents, default_width, is_convolutional
+from models.layers.priors import FlowPrior, StandardNormal
 from models.layers.top_down import Level, Step, TopDown
 
 
@@ -76,6 +78,7 @@ class HierarchicalVAE(Family[HierarchicalVAEConfig]):
         self.encoder = BottomUp(spec, profile, levels, depth=1 if convolutional else 2, dropout=config.dropout)
         self.walk = TopDown(levels, self.classes, config.dropout)
         self.output = Output(spec, self.likelihood.width, levels[-1])
+        self.top = FlowPrior(self.latent_groups[0]) if config.prior == "flow" else None
 
     @property
     def latent_dimensions(self) -> int:
@@ -99,7 +102,10 @@ class HierarchicalVAE(Family[HierarchicalVAEConfig]):
         noise = self.by_group(eps)
 
         def pick(i: int, mean: Tensor, log_scale: Tensor) -> Tensor:
-            drawn: Tensor = mean + temperature[:, i : i + 1] * torch.exp(log_scale) * noise[i]
+            v = temperature[:, i : i + 1] * noise[i]
+            if i == 0 and self.top is not None:
+                v = self.top.draw(noise[i], None, temperature[:, :1])
+            drawn: Tensor = mean + torch.exp(log_scale) * v
             return drawn
 
         return joined(self._walk(pick, eps, y)[1])
@@ -109,6 +115,14 @@ class HierarchicalVAE(Family[HierarchicalVAEConfig]):
         parts = self.by_group(z)
         h: Tensor = self.output(self._walk(lambda i, mean, log_scale: parts[i], z, y)[0])
         return h
+
+    def gain(self, step: Step) -> Tensor:
+        """log p(z) of the group on top ``(B,)`` beyond that of its normal prior, nats."""
+        if self.top is None:
+            return torch.zeros_like(step.z[:, 0])
+        mean, log_scale = step.prior
+        v = (step.z - mean) * torch.exp(-log_scale)
+        return self.top.log_prob(v) - StandardNormal().log_prob(v)
 
     def _walk(
         self,
@@ -185,7 +199,7 @@ class HierarchicalVAE(Family[HierarchicalVAEConfig]):
         binary = DataSpec(modality="image", image=ImageShape(height=4, width=4, channels=3, levels=2))
         return [
             Tiny(HierarchicalVAEConfig.model_validate({**small, "kl_balancing": True}), table),
-            Tiny(HierarchicalVAEConfig.model_validate({**small, "condition": "label"}), labelled),
+            Tiny(HierarchicalVAEConfig.model_validate({**small, "condition": "label", "prior": "flow"}), labelled),
             Tiny(HierarchicalVAEConfig.model_validate({**small, "network": "convolutional", "width": 8}), grey),
             Tiny(HierarchicalVAEConfig.model_validate(small), binary),
         ]
@@ -237,7 +251,11 @@ class Fit(LossStage):
             shown = shown & ~torch.isnan(x)
         h, steps = vae.infer(x, shown, eps, batch.y)
         score = vae.likelihood.score(x.flatten(1), shown.flatten(1), vae.output(h))
-        return -score, [_rate(step) for step in steps]
+        rates = [_rate(step) for step in steps]
+        if vae.top is not None:
+            # KL(q ‖ normal) is known; what the couplings add to log p is estimated from z, a share for each dimension.
+            rates[0] = rates[0] - vae.gain(steps[0])[:, None] / rates[0].shape[1]
+        return -score, rates
 
 
 def _rate(step: Step) -> Tensor:
@@ -260,7 +278,7 @@ class Infer(nn.Module):
         for step in steps:
             assert step.posterior is not None
             ratios.append((log_normal(step.z, *step.prior) - log_normal(step.z, *step.posterior)).sum(-1))
-        return joined(steps), torch.stack(ratios).sum(0)
+        return joined(steps), torch.stack([*ratios, self.family.gain(steps[0])]).sum(0)
 
 
 class Prior(nn.Module):

@@ -30,6 +30,10 @@ class Elementwise(nn.Module, ABC):
     def inverse(self, z: Tensor, raw: Tensor) -> Tensor:
         """``z`` → ``x``."""
 
+    def gaussianising(self, x: Tensor) -> Tensor:
+        """Parameters ``(C · per_cell,)`` under which channels of rows ``x`` become about normal; 0 where unknown."""
+        return x.new_zeros(x.shape[1] * self.per_cell)
+
     def by_cell(self, x: Tensor, raw: Tensor) -> Tensor:
         """``raw`` as ``(B, C, per_cell, …)``."""
         return raw.reshape(raw.shape[0], x.shape[1], self.per_cell, *raw.shape[2:])
@@ -70,12 +74,20 @@ class Affine(Elementwise):
 
 
 class Marginal(Bijection):
-    """Each channel by a map of its own, the same for every row; it needs no other channel to condition on."""
+    """Each channel by a map of its own, the same for every row; it needs no other channel to condition on.
+
+    It starts as what makes the channels of the first rows about normal, where the transform knows such a map."""
 
     def __init__(self, channels: int, transform: Elementwise) -> None:
         super().__init__()
         self.transform = transform
         self.raw = nn.Parameter(torch.zeros(channels * transform.per_cell))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Start from rows ``x``, unless the map has moved."""
+        if not self.raw.any():
+            self.raw.copy_(self.transform.gaussianising(x.transpose(0, 1).flatten(1).T))
 
     def _raw(self, x: Tensor) -> Tensor:
         return self.raw.to(x.dtype).reshape(1, -1, *[1] * (x.ndim - 2))

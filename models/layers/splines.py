@@ -23,6 +23,10 @@ MINIMUM = 1e-3
 """Of a bin's width and height, as a share of the interval, and of a derivative."""
 
 
+STILL = 1e-3
+"""Deviation below which a channel does not vary."""
+
+
 class RationalQuadratic(Elementwise):
     """A spline of ``bins`` bins on [-bound, bound]."""
 
@@ -51,6 +55,25 @@ class RationalQuadratic(Elementwise):
         chosen = (index == every).to(raw.dtype).unsqueeze(2)  # (B, C, 1, bins, …)
         ends = [torch.cat([one, slopes], dim=3), torch.cat([slopes, one], dim=3)]
         return (chosen * torch.cat([starts, sizes, *ends], dim=2)).sum(3).unbind(2)
+
+    def gaussianising(self, x: Tensor) -> Tensor:
+        """Return the parameters ``(C · per_cell,)`` of the maps that make each channel of rows ``x`` ``(B, C)`` about
+        normal: its quantiles go to those of N(0, 1). A channel that hardly varies stays as it is.
+
+        C. Meng et al., "Gaussianization flows", 2020 (arXiv:2003.01941).
+        """
+        x = x.to(torch.float64)
+        levels = torch.arange(1, self.bins, dtype=torch.float64, device=x.device) / self.bins
+        inner = torch.stack([torch.quantile(x, levels, dim=0).T, torch.special.ndtri(levels).expand(x.shape[1], -1)])
+        ends = torch.full_like(inner[..., :1], self.bound)
+        knots = torch.cat([-ends, inner.clamp(-self.bound, self.bound), ends], -1)  # (2, C, bins + 1)
+        shares = (knots.diff(dim=-1) / (2 * self.bound)).clamp(min=MINIMUM)
+        shares = shares / shares.sum(-1, keepdim=True)
+        sides = ((shares - MINIMUM) / (1 - MINIMUM * self.bins)).clamp(min=1e-6).log()
+        slopes = (shares[1] / shares[0]).log()
+        middle = ((slopes[:, 1:] + slopes[:, :-1]) / 2).exp()
+        raw = torch.cat([*sides, torch.log(torch.expm1(middle - MINIMUM)) - self._slope_at_zero], -1)
+        return torch.where(x.std(0, correction=0)[:, None] > STILL, raw, 0.0).flatten()
 
     def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         x0, z0, width, height, d0, d1 = self._bin(x, raw, by_height=False)

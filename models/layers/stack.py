@@ -2,7 +2,8 @@
 
     norm, order or LU map, coupling;   norm, …;   norm
 
-A single channel leaves nothing to couple with: it has a norm and, with splines, a spline of its own.
+With splines, rows of cells come first through a norm and a spline for each channel, since columns of tables are seldom
+normal. A single channel leaves nothing to couple with.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from models.layers.linear_maps import LU, Diagonal, Permutation
 from models.layers.logistic_mixture import MixtureCDF
 from models.layers.multiscale import scales_of
 from models.layers.splines import RationalQuadratic
+
+MARGINAL_BINS = 16
+"""Of the spline of a single channel."""
 
 
 def resolve(config: FlowConfig, spec: DataSpec, rows: int) -> FlowConfig:
@@ -62,7 +66,7 @@ def _sizes(config: FlowConfig, spec: DataSpec, rows: int, multiscale: bool) -> d
     else:
         sizes = {"batch_size": batch, "layers": 8 if wide else 6, "width": 128 if rows < 20_000 else 256}
     # With a few thousand rows a flow learns them by heart unless it is held back.
-    sizes["dropout"] = 0.2 if rows < 20_000 and wide else 0.1 if rows < 20_000 else 0.0
+    sizes["dropout"] = 0.2 if rows < 10_000 and wide else 0.1 if rows < 10_000 else 0.0
     return {name: value for name, value in sizes.items() if getattr(config, name) is None}
 
 
@@ -73,8 +77,8 @@ def flow_layers(
     widen with ``scale``; ``classes`` of the labels that conditioners see."""
     layers: list[Bijection] = []
     additive, kept = config.coupling == "additive", channels // 2
-    if config.coupling == "spline" and not kept:
-        layers += [ActNorm(channels), Marginal(channels, RationalQuadratic(config.bins, config.tail_bound))]
+    if config.coupling == "spline" and (sides is None or not kept):
+        layers += [ActNorm(channels), Marginal(channels, RationalQuadratic(MARGINAL_BINS, config.tail_bound))]
     for index in range(config.layers or 2) if kept else ():
         transform = _transform(config)
         outputs = (channels - kept) * transform.per_cell

@@ -18,6 +18,7 @@ from models import build
 from models.family import Batch, Noise
 from models.hierarchical_vae import Fit, HierarchicalVAE
 from models.layers.gaussian import log_normal
+from models.layers.top_down import Step
 
 DIGITS = DataSpec(modality="image", image=ImageShape(height=8, width=8, levels=17))
 
@@ -83,10 +84,10 @@ def bound(family: HierarchicalVAE, x: NDArray[Any], samples: int, *, y: Tensor |
     return torch.logsumexp(torch.stack(weights), 0) - math.log(samples)
 
 
-@pytest.fixture(scope="module")
-def digits() -> tuple[HierarchicalVAE, NDArray[np.uint8]]:
+@pytest.fixture(scope="module", params=["normal", "flow"])
+def digits(request: pytest.FixtureRequest) -> tuple[HierarchicalVAE, NDArray[np.uint8]]:
     x = load_digits().images.astype(np.uint8)[..., None]
-    family = make(DIGITS, x[:1400], width=64, groups=3, latents=6)
+    family = make(DIGITS, x[:1400], width=64, groups=3, latents=6, prior=request.param)
     fit(family, x[:1400], 400)
     return family, x[1400:1600]
 
@@ -108,6 +109,24 @@ def test_the_held_out_score_is_the_negative_bound_with_analytic_rates(
     one_sample = -bound(family, x, 1)
     error = float((held_out - one_sample).std()) / math.sqrt(len(x))
     assert float(held_out.mean() - one_sample.mean()) == pytest.approx(0, abs=5 * error)
+
+
+def test_a_flow_on_top_draws_from_the_density_that_it_scores() -> None:
+    generator = np.random.default_rng(3)
+    x = np.where(generator.random((2000, 1)) < 0.5, -3.0, 3.0) + 0.3 * generator.standard_normal((2000, 3))
+    family = make(table(3), x, latents=2, groups=2, width=32, prior="flow")
+    fit(family, x, 300, rate=1e-2)
+    assert family.top is not None
+    temperature = torch.ones(4000, 2)
+    eps = torch.randn(4000, family.latent_dimensions, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        z = family.by_group(family.prior(eps, temperature))[0]
+        step = family._walk(lambda i, mean, log_scale: mean, eps[:, :1])[1][0]
+        gain = family.gain(Step(step.prior, None, z)).double()
+    # Of draws of p, the mean of q / p is 1 for any density q, here the normal prior.
+    ratios = torch.exp(-gain)
+    assert float(gain.std()) > 0.1
+    assert float(ratios.mean()) == pytest.approx(1, abs=5 * float(ratios.std()) / math.sqrt(len(ratios)))
 
 
 def test_linear_gaussian_data_come_close_to_their_exact_likelihood() -> None:

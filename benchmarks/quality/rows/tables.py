@@ -1,7 +1,6 @@
 """Test nats of tables: our flow beside zuko's flows of equal time and size, a Gaussian and a mixture.
 
 Tables are prepared as `benchmarks.quality.tables` says, the same for all; the nats are of the standardised units.
-
 """
 
 from __future__ import annotations
@@ -49,7 +48,8 @@ def _peer(peer: Peer, parts: Parts, parameters: int, run: Run) -> Figure:
 
         flow = Flow(peer.peer, test.shape[1], parameters=parameters, seed=run.seed)
         seconds = run.seconds(peer.seconds or 30)
-        descent = flow.fit(train, valid, seconds=seconds, seed=run.seed, threads=run.threads)
+        rate = float(peer.settings.get("learning_rate", 1e-3))
+        descent = flow.fit(train, valid, seconds=seconds, seed=run.seed, threads=run.threads, learning_rate=rate)
         seconds, log_prob = descent.seconds, flow.log_prob
         note = f"{descent.steps:,} steps, {flow.parameters:,} parameters, width {flow.width}"
     elif peer.peer == "gaussian":
