@@ -66,3 +66,33 @@ def test_each_channel_may_have_a_spline_of_its_own() -> None:
     z, _ = layer(x)
     assert not torch.allclose(z[:, 0], x[:, 0])
     torch.testing.assert_close(z[:, 1], x[:, 1])
+
+
+def test_the_first_rows_make_channels_normal_from_the_start() -> None:
+    generator = torch.Generator().manual_seed(3)
+    normal = torch.randn(4000, 2, generator=generator, dtype=torch.float64)
+    skewed = torch.stack([torch.exp(0.7 * normal[:, 0]), normal[:, 1].sign() + 0.1 * normal[:, 0]], 1)
+    rows = (skewed - skewed.mean(0)) / skewed.std(0)
+    marginal = Marginal(2, RationalQuadratic(16, BOUND)).double()
+    marginal.initialise(rows)
+    with torch.no_grad():
+        z, log_det = marginal(rows)
+    torch.testing.assert_close(marginal.inverse(z), rows, atol=1e-6, rtol=0)
+    levels = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64)
+    expected = torch.special.ndtri(levels)[:, None].expand(-1, 2)
+    torch.testing.assert_close(torch.quantile(z, levels, dim=0), expected, atol=0.1, rtol=0)
+    gain = log_det + 0.5 * (rows**2 - z**2).sum(1)
+    assert float(gain.mean()) > 0.5
+
+
+def test_a_still_channel_stays_and_a_moved_map_does_not_start_anew() -> None:
+    generator = torch.Generator().manual_seed(4)
+    rows = torch.rand(1000, 2, generator=generator) ** 3
+    rows[:, 1] = 0.3
+    marginal = Marginal(2, RationalQuadratic(8, BOUND))
+    marginal.initialise(rows)
+    first, second = marginal.raw.detach().clone().reshape(2, -1)
+    assert first.any()
+    assert not second.any()
+    marginal.initialise(rows**2)
+    assert torch.equal(marginal.raw.detach().reshape(2, -1)[0], first)
