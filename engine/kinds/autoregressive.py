@@ -49,9 +49,9 @@ class CellProgram(Program):
         inputs = {tensor.name for tensor in model.manifest.graphs["score"].inputs}
         self.sees_mask, self.any_order = "shown" in inputs, bool(inputs & {"shown", "order"})
         count = self.spec.cells
-        # The cells' numbers by position, and which columns may have no value.
         if self.sees_mask and count > EVALUATED_CELLS:
             self.evaluation_samples = EVALUATED_CELLS
+        # The cells' numbers by position, and which columns may have no value.
         self._order: Index = model.constants.get("order", np.arange(count)).astype(np.int64)
         tabular = self.spec.image is None
         self._gaps: Mask = np.array([c.missing for c in self.spec.features] if tabular else [False] * count)
