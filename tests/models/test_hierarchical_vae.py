@@ -201,10 +201,14 @@ def test_groups_below_follow_the_groups_above(digits: tuple[HierarchicalVAE, NDA
         cold = family.prior(eps, torch.zeros(64, 3))
         top_only = family.prior(eps, torch.tensor([[1.0, 0.0, 0.0]]).expand(64, -1))
         warm = family.prior(eps, torch.ones(64, 3))
-        _, steps = family._walk(lambda i, mean, log_scale: mean, eps, None)
-    # a flow's draw without noise need not be the normal's mean, and what is below follows it
-    if family.top is None:
-        torch.testing.assert_close(cold, torch.cat([step.prior[0] for step in steps], 1))
+        # a flow's draw without noise need not be the normal's mean, and what is below follows it
+        none = torch.zeros(64, sizes[0])
+        still = none if family.top is None else family.top.draw(none, None, none[:, :1])
+        _, steps = family._walk(
+            lambda i, mean, log_scale: mean + torch.exp(log_scale) * still if i == 0 else mean, eps, None
+        )
+    torch.testing.assert_close(cold[:, : sizes[0]], steps[0].z)
+    torch.testing.assert_close(cold[:, sizes[0] :], torch.cat([step.prior[0] for step in steps[1:]], 1))
     assert float(cold.std(0).max()) < 1e-6
     top, middle, last = top_only.split(sizes, 1)
     torch.testing.assert_close(top, warm.split(sizes, 1)[0])
