@@ -73,6 +73,30 @@ class Affine(Elementwise):
         return (z - shift) * (-log_scale).exp()
 
 
+class Composed(Elementwise):
+    """One map after another: ``z = then(first(x))``."""
+
+    def __init__(self, first: Elementwise, then: Elementwise) -> None:
+        super().__init__()
+        self.first, self.then = first, then
+        self.per_cell = first.per_cell + then.per_cell
+
+    def _parts(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """``raw`` of the first map, which may want its parameters side by side, and of the second."""
+        p, count = self.by_cell(x, raw), self.first.per_cell
+        return p[:, :, :count].transpose(1, 2).flatten(1, 2), p[:, :, count:].flatten(1, 2)
+
+    def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        first, then = self._parts(x, raw)
+        between, log_slope = self.first(x, first)
+        z, more = self.then(between, then)
+        return z, log_slope + more
+
+    def inverse(self, z: Tensor, raw: Tensor) -> Tensor:
+        first, then = self._parts(z, raw)
+        return self.first.inverse(self.then.inverse(z, then), first)
+
+
 class Marginal(Bijection):
     """Each channel by a map of its own, the same for every row; it needs no other channel to condition on.
 

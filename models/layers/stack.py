@@ -20,7 +20,7 @@ from models.layers.actnorm import ActNorm
 from models.layers.bijection import Bijection
 from models.layers.conditioners import ConvConditioner, GatedConditioner, MLPConditioner, ResidualConditioner
 from models.layers.coupling import Coupling
-from models.layers.elementwise import Affine, Elementwise, Marginal, Shift
+from models.layers.elementwise import Affine, Composed, Elementwise, Marginal, Shift
 from models.layers.linear_maps import LU, Diagonal, Permutation
 from models.layers.logistic_mixture import MixtureCDF
 from models.layers.multiscale import scales_of
@@ -28,6 +28,8 @@ from models.layers.splines import RationalQuadratic
 
 MARGINAL_BINS = 16
 """Of the spline of a single channel."""
+SPLINE_LOG_SCALE = 4.0
+"""Bound of the log-scale of the affine map before a spline."""
 
 
 def resolve(config: FlowConfig, spec: DataSpec, rows: int) -> FlowConfig:
@@ -99,7 +101,8 @@ def _transform(config: FlowConfig) -> Elementwise:
         case "affine":
             return Affine()
         case "spline":
-            return RationalQuadratic(config.bins, config.tail_bound)
+            # An affine map brings a narrow conditional to where, and to the scale on which, the bins lie.
+            return Composed(Affine(SPLINE_LOG_SCALE), RationalQuadratic(config.bins, config.tail_bound))
         case "mixture_cdf":
             return MixtureCDF(config.components)
 

@@ -61,9 +61,9 @@ class Level:
         """A layer that sees a site alone."""
         return nn.Linear(inputs, outputs) if self.side is None else nn.Conv2d(inputs, outputs, 1)
 
-    def hidden(self, inputs: int, dropout: float = 0.0) -> list[nn.Module]:
-        """One hidden layer of the state's channels."""
-        layers = [*self.open(inputs), self.near(inputs, self.channels), nn.SiLU()]
+    def hidden(self, layer: nn.Module, inputs: int, dropout: float = 0.0) -> list[nn.Module]:
+        """``layer``, of ``inputs`` channels, as a hidden one."""
+        layers = [*self.open(inputs), layer, nn.SiLU()]
         return [*layers, nn.Dropout(dropout)] if dropout else layers
 
     def open(self, channels: int) -> list[nn.Module]:
@@ -76,7 +76,9 @@ class Block(nn.Module):
 
     def __init__(self, level: Level, gain: float, dropout: float = 0.0) -> None:
         super().__init__()
-        self.net = nn.Sequential(*level.hidden(level.channels, dropout), level.near(level.channels, level.channels))
+        channels = level.channels
+        first, last = level.near(channels, channels), level.near(channels, channels)
+        self.net = nn.Sequential(*level.hidden(first, channels, dropout), last)
         _scale(self.net[-1], gain)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -85,15 +87,20 @@ class Block(nn.Module):
 
 
 class Group(nn.Module):
-    """One group: prior and posterior of its latents, and what they add to the state."""
+    """One group: prior and posterior of its latents, and what they add to the state.
+
+    Both see a site alone in their hidden layer, the posterior its neighbours in the last, of few channels: on planes
+    the block that follows is the one that costs.
+    """
 
     def __init__(self, level: Level, gain: float, dropout: float = 0.0) -> None:
         """``gain``: scale of what is added to the state at the start."""
         super().__init__()
         self.level = level
         channels, latents = level.channels, level.latents
-        self.prior = nn.Sequential(*level.hidden(channels), level.point(channels, 2 * latents + channels))
-        self.posterior = nn.Sequential(*level.hidden(2 * channels), level.point(channels, 2 * latents))
+        mix, blend = level.point(channels, channels), level.point(2 * channels, channels)
+        self.prior = nn.Sequential(*level.hidden(mix, channels), level.point(channels, 2 * latents + channels))
+        self.posterior = nn.Sequential(*level.hidden(blend, 2 * channels), level.near(channels, 2 * latents))
         self.inject = level.point(latents, channels)
         self.block = Block(level, gain, dropout)
         _scale(self.prior[-1], 0.0)
@@ -137,7 +144,7 @@ class TopDown(nn.Module):
         self.start = nn.Parameter(0.1 * torch.randn(levels[0].channels))
         self.embed = nn.Linear(condition, levels[0].channels) if condition else None
         self.bridges = nn.ModuleList(
-            nn.Identity() if above is None else nn.Sequential(_bridge(above, level), Block(level, gain, dropout))
+            nn.Identity() if above is None else _bridge(above, level, gain, dropout)
             for above, level in zip((None, *levels), levels, strict=False)
         )
         self.groups = nn.ModuleList(
@@ -193,13 +200,16 @@ class Unfold(nn.Module):
         return out.reshape(-1, *self.shape)
 
 
-def _bridge(above: Level, below: Level) -> nn.Module:
-    """The state of one level as that of the next."""
+def _bridge(above: Level, below: Level, gain: float, dropout: float) -> nn.Module:
+    """The state of one level as that of the next, with a block of its own where no group brings one."""
+    layers: list[nn.Module]
     if below.side is None:
-        return nn.Linear(above.channels, below.channels)
-    if above.side is None:
-        return Unfold(above.channels, below)
-    return nn.Sequential(nn.Conv2d(above.channels, 4 * below.channels, 1), nn.PixelShuffle(2))
+        layers = [nn.Linear(above.channels, below.channels)]
+    elif above.side is None:
+        layers = [Unfold(above.channels, below)]
+    else:
+        layers = [nn.Conv2d(above.channels, 4 * below.channels, 1), nn.PixelShuffle(2)]
+    return nn.Sequential(*layers, *([] if below.groups else [Block(below, gain, dropout)]))
 
 
 def _scale(layer: nn.Module, gain: float) -> None:

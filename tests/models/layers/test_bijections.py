@@ -12,7 +12,7 @@ from models.layers.actnorm import ActNorm
 from models.layers.bijection import Bijection
 from models.layers.conditioners import ConvConditioner, GatedConditioner, MLPConditioner, ResidualConditioner
 from models.layers.coupling import Coupling
-from models.layers.elementwise import Affine, Elementwise, Marginal, Shift
+from models.layers.elementwise import Affine, Composed, Elementwise, Marginal, Shift
 from models.layers.linear_maps import LU, Diagonal, Permutation
 from models.layers.logistic_mixture import MixtureCDF
 from models.layers.multiscale import Chain, Multiscale, scales_of
@@ -65,6 +65,8 @@ LAYERS: dict[str, tuple[Callable[[], Bijection], tuple[int, ...]]] = {
     "spline": (lambda: residual(5, RationalQuadratic(4, 1.5)), (5,)),
     "spline given a label": (lambda: residual(4, RationalQuadratic(8, 3.0), classes=3), (4,)),
     "spline of images": (lambda: gated(2, RationalQuadratic(4, 2.0)), (2, 3, 3)),
+    "affine, then spline": (lambda: residual(5, Composed(Affine(4.0), RationalQuadratic(4, 2.0))), (5,)),
+    "affine, then spline of images": (lambda: gated(2, Composed(Affine(), RationalQuadratic(4, 2.0))), (2, 3, 3)),
     "mixture cdf": (lambda: residual(5, MixtureCDF(3)), (5,)),
     "mixture cdf of images": (lambda: gated(2, MixtureCDF(2), classes=3), (2, 3, 3)),
     "mixture cdf with attention": (lambda: gated(3, MixtureCDF(4), attends=(2, 3)), (3, 2, 3)),
