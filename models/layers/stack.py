@@ -3,7 +3,8 @@
     norm, order or LU map, coupling;   norm, …;   norm
 
 With splines, rows of cells come first through a norm and a spline for each channel, since columns of tables are seldom
-normal, and each coupling is an affine map and then a spline (docs/decisions/0004). A single channel leaves nothing to couple with.
+normal, and each coupling is an affine map and then a spline (docs/decisions/0004). A single channel leaves nothing to
+couple with.
 """
 
 from __future__ import annotations
