@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.helper
 import torch
+from onnxscript import opset20
 from torch import Tensor, nn
 
 from contracts.artifact import GraphSpec, TensorSpec
@@ -105,6 +107,7 @@ def _trace(name: str, graph: Graph) -> onnx.ModelProto:
                 dynamo=True,
                 dynamic_shapes=shapes,
                 verbose=False,
+                custom_translation_table={torch.ops.aten.scalar_tensor.default: _scalar},
             )
     except Exception as error:  # the exporter's errors share no base class
         raise ExportError(f"the graph `{name}` does not export: {error}") from error
@@ -112,6 +115,17 @@ def _trace(name: str, graph: Graph) -> onnx.ModelProto:
         raise ExportError(f"the graph `{name}` does not export: the exporter answered nothing")
     model: onnx.ModelProto = program.model_proto
     return model
+
+
+def _scalar(s: Any, dtype: int = -1, layout: str = "", device: str = "", pin_memory: bool = False) -> Any:
+    """A number of the source as a constant of the dtype wanted.
+
+    The exporter's own translation goes through float32, and 0.001 would be another number in a float64 graph.
+    """
+    wanted = onnx.TensorProto.FLOAT if dtype == -1 else int(dtype)
+    if not isinstance(s, int | float):
+        return opset20.Cast(s, to=wanted)
+    return opset20.Constant(value=onnx.helper.make_tensor("", wanted, [], [s]))
 
 
 @contextmanager

@@ -53,6 +53,14 @@ class _Unexportable(nn.Module):
         return torch.linalg.inv(x.T @ x) + x[:1]
 
 
+class _Numbers(nn.Module):
+    """Numbers that float32 cannot hold, in each way that a graph takes them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = 0.001 + x * 0.54 - 0.3 / (x * x + 0.7)
+        return torch.where(x > 0.1, y, 0.123).clamp(min=-1.1, max=1e6 + 0.1) + (x * x) ** 1.7
+
+
 class OneGraph(Family[FamilyConfig]):
     """A family of one graph, for the exporter's sake."""
 
@@ -96,6 +104,13 @@ def test_names_are_kept_apart_and_any_batch_runs(tmp_path: Path) -> None:
             x = np.random.default_rng(rows).normal(size=(rows, 2))
             (answer,) = session.run([output.name], {"x": x})
             np.testing.assert_allclose(answer, 3 * x + x.mean(-1, keepdims=True), rtol=1e-12)
+
+
+def test_numbers_in_the_source_keep_the_precision_of_the_graph(tmp_path: Path) -> None:
+    export(family(_Numbers()), tmp_path)
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    (answer,) = open_session(tmp_path / "embed.onnx", SessionOptions(threads=1)).run(["z"], {"x": x})
+    np.testing.assert_allclose(answer, _Numbers()(torch.from_numpy(x)).numpy(), rtol=1e-14, atol=1e-14)
 
 
 def test_exporting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
