@@ -43,6 +43,9 @@ symbolic, every graph treats rows independently and draws nothing itself.
     density     x, u (B, cells), y?          → log_prob (B,)                      log p(x + u), beside such a forward
     inverse     z, y?                        → x (B, *row)                        floating, not floored
 
+*implicit* (gan)
+    generate    eps (B, K), temperature (B,), u (B, cells)?, y? → draw (B, *row)  temperature times eps; u of categories
+
 Where data have discrete cells and the graph works on densities, ``u`` in [0, 1) is added to the
 discrete cells inside the graph, and ``draw``/``x`` come back on that dequantised scale
 (a discrete value v stands for [v, v+1); ``DataSpec.quantise`` floors it). ``mean`` is the expected

@@ -404,8 +404,55 @@ class AutoregressiveConfig(GradientConfig):
             )
 
 
+class GANConfig(GradientConfig):
+    """Wasserstein GAN (Arjovsky et al. 2017): samples of a generator that a critic cannot tell from data."""
+
+    kind = Kind.IMPLICIT
+    answers: ClassVar[Mapping[Verb, VerbSpec]] = {
+        Verb.ENCODE: VerbSpec(supported=False, refusal="gan has no code of a row: train an autoencoder, vae or flow"),
+        Verb.DECODE: VerbSpec(supported=False, refusal="gan has no codes to decode: train an autoencoder, vae or flow"),
+        Verb.SAMPLE: VerbSpec(supported=True, kind=AnswerKind.EXACT),
+        Verb.LOG_PROB: VerbSpec(
+            supported=False, refusal="gan gives up density: train a flow, vae or autoregressive model"
+        ),
+        Verb.PREDICT: VerbSpec(
+            supported=False,
+            refusal="gan has no conditionals of hidden cells: train an autoregressive model, vae or pca",
+        ),
+        Verb.SIMILARITY: VerbSpec(supported=False, refusal="gan has no vectors of rows: train a vae, flow or pca"),
+    }
+
+    family: Literal["gan"]
+    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="Peak of the warm-up + cosine schedule.")
+    latents: int | None = Field(default=None, ge=1, le=4096, description="Dimensions of the generator's noise.")
+    network: Literal["auto", "mlp", "convolutional"] = Field(
+        default="auto", description="auto: convolutional for images of at least 16 pixels a side, else mlp."
+    )
+    width: int | None = Field(default=None, ge=4, le=4096, description="Hidden units or channels, of both players.")
+    depth: int | None = Field(
+        default=None,
+        ge=1,
+        le=16,
+        description="Hidden layers (mlp; default 3) or blocks per scale (convolutional; 1), of both players.",
+    )
+    regularisation: Literal["gradient_penalty", "spectral_norm"] = Field(
+        default="gradient_penalty",
+        description="What bounds the critic's slope: a penalty between rows of data and samples (Gulrajani et al. "
+        "2017), or the largest singular value of each layer (Miyato et al. 2018).",
+    )
+    penalty: float | None = Field(
+        default=None, gt=0, le=1000, description="Weight of the gradient penalty; None: 10 for images, 0.1 for tables."
+    )
+    critic_steps: int = Field(default=3, ge=1, le=100, description="Updates of the critic for one of the generator.")
+    condition: Literal["none", "label"] = Field(default="none", description="label: p(x | label), asked by `given`.")
+
+    def check_data(self, spec: DataSpec) -> None:
+        super().check_data(spec)
+        _check_network(self.network, spec)
+
+
 AnyConfig = Annotated[
-    PCAConfig | AutoencoderConfig | VAEConfig | HierarchicalVAEConfig | FlowConfig | AutoregressiveConfig,
+    PCAConfig | AutoencoderConfig | VAEConfig | HierarchicalVAEConfig | FlowConfig | AutoregressiveConfig | GANConfig,
     Field(discriminator="family"),
 ]
 
@@ -416,6 +463,7 @@ CONFIG_CLASSES: dict[str, type[FamilyConfig]] = {
     "hierarchical_vae": HierarchicalVAEConfig,
     "flow": FlowConfig,
     "autoregressive": AutoregressiveConfig,
+    "gan": GANConfig,
 }
 
 config_adapter: TypeAdapter[AnyConfig] = TypeAdapter(AnyConfig)

@@ -44,6 +44,7 @@ FAMILIES: Mapping[str, type[Family[Any]]] = _Families(
         "vae": ("models.vae", "VAE"),
         "hierarchical_vae": ("models.hierarchical_vae", "HierarchicalVAE"),
         "flow": ("models.flow", "Flow"),
+        "gan": ("models.gan", "GAN"),
         "autoregressive": ("models.autoregressive", "Autoregressive"),
     }
 )

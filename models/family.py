@@ -106,6 +106,13 @@ class Stage(ABC):
     share: float = 1.0
     module: nn.Module
 
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decays of Adam's two averages."""
+    chooses_weights: bool = True
+    """Whether the lowest held-out score chooses the weights and ends training; else the last ones are kept."""
+    score_name: str | None = None
+    """What the last held-out score is called among the card's figures, where it is a figure of its own."""
+
     def start(self, batches: Iterable[Batch]) -> None:  # noqa: B027
         """Initialise from data before the first step (ActNorm, k-means); deterministic. Not called on resume."""
 

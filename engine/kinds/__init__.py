@@ -13,9 +13,14 @@ __all__ = ["Program", "program"]
 def program(model: Model) -> Program:
     """Return the program of the model's kind. Raises Conflict for a kind that this engine does not serve."""
     from engine.kinds.bijective import BijectiveProgram
+    from engine.kinds.implicit import ImplicitProgram
     from engine.kinds.latent import LatentProgram
 
-    programs: dict[Kind, type[Program]] = {Kind.LATENT: LatentProgram, Kind.BIJECTIVE: BijectiveProgram}
+    programs: dict[Kind, type[Program]] = {
+        Kind.LATENT: LatentProgram,
+        Kind.BIJECTIVE: BijectiveProgram,
+        Kind.IMPLICIT: ImplicitProgram,
+    }
     kind = model.manifest.kind
     if kind is Kind.AUTOREGRESSIVE:
         from engine.kinds.autoregressive import CellProgram

@@ -244,7 +244,11 @@ class GradientRun:
     def _optimiser(self, module: nn.Module) -> torch.optim.Optimizer:
         parameters = [p for p in module.parameters() if p.requires_grad]
         return torch.optim.AdamW(
-            parameters, lr=self._config.learning_rate, weight_decay=self._config.weight_decay, fused=True
+            parameters,
+            lr=self._config.learning_rate,
+            betas=self._stage.betas,
+            weight_decay=self._config.weight_decay,
+            fused=True,
         )
 
 

@@ -197,7 +197,7 @@ class _Trainer:
             self._save(index, 0, run.tensors(), {"stopping": vars(stopping)})
         interval = evaluation_interval(steps, self.rows, self.batch_rows, run.held_out_rows)
         meter = Meter(self.report, stage.name, self.result.steps, planned, step, run.rows_per_step, self.rows)
-        while step < steps and not stopping.exhausted:
+        while step < steps and not (stage.chooses_weights and stopping.exhausted):
             run.advance(step)
             step += 1
             if step % interval == 0 or step == steps:
@@ -206,8 +206,10 @@ class _Trainer:
                     self.result.history.append(
                         {"stage": stage.name, "step": step, "held_out": score if score < float("inf") else None}
                     )
-                    if stopping.observe(step, score):
+                    if stopping.observe(step, score) and stage.chooses_weights:
                         best = run.snapshot()
+                    if stage.score_name is not None:
+                        self.result.figures[stage.score_name] = score
                     meter.scored(score, stopping.best)
             meter.stepped(step, run.terms)
             if self.checkpoints is not None and self.checkpoints.due and step < steps:
@@ -217,7 +219,7 @@ class _Trainer:
         run.check()
         meter.flush()
         stage.module.load_state_dict(best or run.snapshot())
-        self.result.best = stopping.best
+        self.result.best = stopping.best if stage.chooses_weights else None
         return step
 
     def _save(

@@ -270,6 +270,24 @@ def test_stages_of_all_shapes_run_and_resume(reader: Any, tmp_path: Path) -> Non
     assert again.steps == result.steps
 
 
+def test_a_stage_may_keep_its_last_weights_and_name_its_score(reader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GradientConfig(family="vae", batch_size=32, patience=1, ema_decay=0)
+    plan = Plan(Budget(steps=200), seed=4, accelerator="cpu", threads=1)
+    kept = []
+    for chooses in (True, False):
+        monkeypatch.setattr(Duel, "chooses_weights", chooses)
+        monkeypatch.setattr(Duel, "score_name", None if chooses else "gap")
+        torch.manual_seed(0)
+        result = train(Cubic(config, reader.spec, reader.profile()), reader, plan)
+        kept.append((result, [entry for entry in result.history if entry["stage"] == "duel"]))
+    (choosing, short), (keeping, whole) = kept
+    assert len(whole) > len(short)  # patience ends the one only
+    assert choosing.best == min(entry["held_out"] for entry in short)
+    assert keeping.best is None
+    assert keeping.figures["gap"] == whole[-1]["held_out"]
+    assert "gap" not in choosing.figures
+
+
 def test_a_diverging_run_names_step_and_term(reader: Any) -> None:
     with pytest.raises(TrainingDiverged, match=r"at step 7 of stage `line`"):
         train(cubic(reader, breaks_at=7), reader, Plan(Budget(steps=60), accelerator="cpu"))
