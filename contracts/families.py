@@ -424,6 +424,7 @@ class GANConfig(GradientConfig):
 
     family: Literal["gan"]
     learning_rate: float = Field(default=1e-3, gt=0, le=1, description="Peak of the warm-up + cosine schedule.")
+    ema_decay: float = Field(default=0.99, ge=0, lt=1, description="Decay per step of the averaged weights; 0 = off.")
     latents: int | None = Field(default=None, ge=1, le=4096, description="Dimensions of the generator's noise.")
     network: Literal["auto", "mlp", "convolutional"] = Field(
         default="auto", description="auto: convolutional for images of at least 16 pixels a side, else mlp."
@@ -443,7 +444,12 @@ class GANConfig(GradientConfig):
     penalty: float | None = Field(
         default=None, gt=0, le=1000, description="Weight of the gradient penalty; None: 10 for images, 0.1 for tables."
     )
-    critic_steps: int = Field(default=3, ge=1, le=100, description="Updates of the critic for one of the generator.")
+    critic_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="Updates of the critic for one of the generator; None: 1 for convolutional networks, 3 for mlp.",
+    )
     condition: Literal["none", "label"] = Field(default="none", description="label: p(x | label), asked by `given`.")
 
     def check_data(self, spec: DataSpec) -> None:

@@ -67,6 +67,7 @@ class GAN(Family[GANConfig]):
                 "depth": depth,
                 "batch_size": config.batch_size or default_batch_size(profile.rows, convolutional=convolutional),
                 "network": "convolutional" if convolutional else "mlp",
+                "critic_steps": config.critic_steps or (1 if convolutional else 3),
                 # The values of Gulrajani et al. for images and for points in the plane.
                 "penalty": config.penalty or (0.1 if spec.image is None else 10.0),
             }
@@ -140,7 +141,11 @@ class GAN(Family[GANConfig]):
 
 
 class Critic(nn.Module):
-    """``v`` (and a condition) → one number per row."""
+    """``v`` (and a condition) → one number per row.
+
+    A condition that came in behind the convolutions alone would be one of ten numbers beside a thousand, and labels
+    would be learned last; so each label adds a learned picture to the row as well.
+    """
 
     def __init__(
         self,
@@ -155,6 +160,7 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         self.net: Encoder | Perceptron
+        self.picture = nn.Linear(condition, inputs, bias=False) if convolutional and condition else None
         if convolutional:
             self.net = Encoder(spec, profile, 1, convolutional=True, width=width, depth=depth, condition=condition)
         else:
@@ -163,6 +169,8 @@ class Critic(nn.Module):
     def forward(self, v: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return ``(B,)``."""
         if isinstance(self.net, Encoder):
+            if self.picture is not None:
+                v = v + self.picture(condition)
             return self.net.encode(v, None, condition)[:, 0]
         out: Tensor = self.net(v if condition is None else torch.cat([v, condition], 1))
         return out[:, 0]
@@ -181,6 +189,7 @@ class Duel(PlayersStage):
 
     def players(self) -> Mapping[str, tuple[nn.Module, int]]:
         gan = self.module
+        assert gan.config.critic_steps is not None
         return {"critic": (gan.critic, gan.config.critic_steps), "generator": (gan.generator, 1)}
 
     def losses(self, player: str, batch: Batch, noise: Noise, progress: float) -> Terms:
