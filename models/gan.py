@@ -141,10 +141,11 @@ class GAN(Family[GANConfig]):
 
 
 class Critic(nn.Module):
-    """``v`` (and a condition) → one number per row.
+    """``v`` (and a label) → one number per row.
 
-    A condition that came in behind the convolutions alone would be one of ten numbers beside a thousand, and labels
-    would be learned last; so each label adds a learned picture to the row as well.
+    Each label has an output of its own, which is added to the common one: a label that came in with the row alone, one
+    of ten numbers beside a thousand, would be learned last. This is the inner product of T. Miyato and M. Koyama,
+    "cGANs with projection discriminator", 2018, arXiv:1802.05637.
     """
 
     def __init__(
@@ -158,22 +159,20 @@ class Critic(nn.Module):
         depth: int,
         condition: int,
     ) -> None:
+        """``condition``: labels, 0 for none."""
         super().__init__()
         self.net: Encoder | Perceptron
-        self.picture = nn.Linear(condition, inputs, bias=False) if convolutional and condition else None
         if convolutional:
-            self.net = Encoder(spec, profile, 1, convolutional=True, width=width, depth=depth, condition=condition)
+            self.net = Encoder(spec, profile, 1 + condition, convolutional=True, width=width, depth=depth)
         else:
-            self.net = Perceptron(inputs + condition, 1, width, depth)
+            self.net = Perceptron(inputs, 1 + condition, width, depth)
 
     def forward(self, v: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return ``(B,)``."""
-        if isinstance(self.net, Encoder):
-            if self.picture is not None:
-                v = v + self.picture(condition)
-            return self.net.encode(v, None, condition)[:, 0]
-        out: Tensor = self.net(v if condition is None else torch.cat([v, condition], 1))
-        return out[:, 0]
+        """Return ``(B,)``; ``condition`` ``(B, labels)`` one-hot."""
+        out: Tensor = self.net.encode(v) if isinstance(self.net, Encoder) else self.net(v)
+        if condition is None:
+            return out[:, 0]
+        return out[:, 0] + (out[:, 1:] * condition).sum(1)
 
 
 class Duel(PlayersStage):
