@@ -16,6 +16,8 @@ from contracts.data import ColumnType, DataSpec
 from contracts.errors import FieldProblem, InvalidInput
 
 TRANSFORMER_LARGEST_CELLS = 1024
+SMALLEST_CONVOLVED = 16
+"""Pixels a side from which images are worth convolutions."""
 PCA_LARGEST_CELLS = 4096
 """The covariance is held and solved whole: 4096² doubles are 134 MB."""
 
@@ -457,8 +459,125 @@ class GANConfig(GradientConfig):
         _check_network(self.network, spec)
 
 
+class VQVAEConfig(GradientConfig):
+    """Vector-quantised autoencoder: one level of codes (van den Oord et al. 2017) or two (Razavi et al. 2019), and an
+    autoregressive prior on them."""
+
+    kind = Kind.LATENT
+    takes_missing = True
+    answers = _answers(log_prob=AnswerKind.LOWER_BOUND, predict=AnswerKind.ESTIMATE)
+
+    family: Literal["vqvae"]
+    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="Peak of the warm-up + cosine schedule.")
+    ema_decay: float = Field(default=0.99, ge=0, lt=1, description="Decay per step of the averaged weights; 0 = off.")
+    codes: int = Field(default=256, ge=2, le=8192, description="Vectors of the codebook of each level.")
+    dimensions: int | None = Field(default=None, ge=1, le=256, description="Entries of a code vector; None: 16.")
+    sites: int | None = Field(
+        default=None, ge=1, le=256, description="Codes of a row of a table; images have one per place of a coarse grid."
+    )
+    levels: Literal[1, 2] = Field(
+        default=1, description="2: a grid of codes half as fine on top of the other (VQ-VAE-2); images only."
+    )
+    quantiser: Literal["codebook", "fsq"] = Field(
+        default="codebook",
+        description="A learned codebook, or finite scalar quantisation (Mentzer et al. 2023), which cannot collapse.",
+    )
+    fsq_levels: tuple[Annotated[int, Field(ge=2, le=64)], ...] = Field(
+        default=(8, 6, 5),
+        min_length=1,
+        max_length=8,
+        description="fsq: values of each entry of a code; their product is the number of codes.",
+    )
+    score: Literal["euclidean", "dot"] = Field(
+        default="euclidean", description="How vectors are compared with codes; dot: with both of unit length."
+    )
+    assignment: Literal["hard", "soft"] = Field(
+        default="hard",
+        description="soft: attention with the codebook for keys and values. Such a model has no codes, so it neither "
+        "samples nor has a density, unless it is annealed.",
+    )
+    softness: float = Field(default=1.0, gt=0, le=1000, description="Temperature of soft assignment.")
+    annealed: bool = Field(
+        default=False, description="Cool soft assignment while training, until it is hard over the last fifth."
+    )
+    commitment: float = Field(default=0.25, ge=0, le=100, description="Weight of the distance of vectors to codes.")
+    decay: float = Field(default=0.99, gt=0, lt=1, description="Decay per step of the codebook's averages.")
+    restart: float = Field(
+        default=0.1, ge=0, lt=1, description="Codes used less than this share of the mean start again; 0: none do."
+    )
+    network: Literal["auto", "mlp", "convolutional"] = Field(
+        default="auto", description="auto: convolutional for images of at least 16 pixels a side, else mlp."
+    )
+    width: int | None = Field(default=None, ge=4, le=4096, description="Hidden units or channels.")
+    depth: int | None = Field(
+        default=None,
+        ge=1,
+        le=16,
+        description="Hidden layers (mlp; default 2) or blocks per scale (convolutional; 1).",
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of hidden units dropped while training.")
+    likelihood: Literal["auto", "bernoulli", "discretised_logistic", "gaussian"] = Field(
+        default="auto",
+        description="Of numbers; categories have a softmax. auto: bernoulli for two levels, discretised_logistic for "
+        "other discrete cells, gaussian with learned variance for real ones.",
+    )
+    masking: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Share of the training rows of which some cells are hidden at random. None: 0.5, for convolutions "
+        "0: a hidden region of an image hides whole codes, which the prior draws.",
+    )
+    prior_share: float = Field(default=0.5, gt=0, lt=1, description="Share of the steps that train the prior.")
+    prior_width: int = Field(default=128, ge=4, le=2048, description="Embedding size of the prior's transformer.")
+    prior_depth: int = Field(default=3, ge=1, le=32, description="Blocks of the prior's transformer.")
+    prior_heads: int = Field(default=4, ge=1, le=64, description="Attention heads of the prior; divides its width.")
+    prior_dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of the prior's units dropped in training.")
+    condition: Literal["none", "label"] = Field(
+        default="none", description="label: the prior is p(codes | label), asked by `given`."
+    )
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether rows become codes: soft choices that stay soft have none."""
+        return self.assignment == "hard" or self.annealed
+
+    def check_data(self, spec: DataSpec) -> None:
+        super().check_data(spec)
+        _check_network(self.network, spec)
+        _check_likelihood(self.likelihood, spec)
+        if self.levels == 2 and (spec.image is None or self.network == "mlp"):
+            raise _wrong("levels", "two levels are grids of codes, which images with a convolutional network have")
+        if (
+            self.levels == 2
+            and self.network == "auto"
+            and spec.image
+            and min(spec.image.shape[:2]) < SMALLEST_CONVOLVED
+        ):
+            raise _wrong("levels", "images this small get an mlp; ask for network: convolutional, or one level")
+        if self.prior_width % self.prior_heads:
+            raise _wrong("prior_heads", f"must divide prior_width, {self.prior_width}")
+        if self.assignment == "soft" and self.quantiser == "fsq":
+            raise _wrong("quantiser", "fsq rounds and has no soft assignment; use `codebook`")
+        if self.annealed and self.assignment == "hard":
+            raise _wrong("annealed", "is for soft assignment; leave it out, or set assignment: soft")
+        if not self.has_codes and self.condition == "label":
+            raise _wrong("condition", "conditions the prior of codes, and soft assignment has none; set annealed: true")
+
+
+def _wrong(name: str, message: str) -> InvalidInput:
+    return InvalidInput(f"config.{name}: {message}", errors=[FieldProblem(location=f"config.{name}", message=message)])
+
+
 AnyConfig = Annotated[
-    PCAConfig | AutoencoderConfig | VAEConfig | HierarchicalVAEConfig | FlowConfig | AutoregressiveConfig | GANConfig,
+    PCAConfig
+    | AutoencoderConfig
+    | VAEConfig
+    | HierarchicalVAEConfig
+    | VQVAEConfig
+    | FlowConfig
+    | AutoregressiveConfig
+    | GANConfig,
     Field(discriminator="family"),
 ]
 
@@ -467,6 +586,7 @@ CONFIG_CLASSES: dict[str, type[FamilyConfig]] = {
     "autoencoder": AutoencoderConfig,
     "vae": VAEConfig,
     "hierarchical_vae": HierarchicalVAEConfig,
+    "vqvae": VQVAEConfig,
     "flow": FlowConfig,
     "autoregressive": AutoregressiveConfig,
     "gan": GANConfig,

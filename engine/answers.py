@@ -23,10 +23,14 @@ def weakest(*kinds: AnswerKind) -> AnswerKind:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Vectors ``(B, L)`` floating; ``log_scale`` (B, L) is the log of their posterior's standard deviation."""
+    """Vectors ``(B, L)`` floating; ``log_scale`` (B, L) is the log of their posterior's standard deviation.
+
+    ``codes`` int64 ``(B, N)``, where the vectors are those of codes: the numbers of the codes, the top level's first.
+    """
 
     vectors: NDArray[np.floating]
     log_scale: NDArray[np.floating] | None = None
+    codes: NDArray[np.int64] | None = None
 
 
 Order = Literal["raster", "shown_first"]

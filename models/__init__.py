@@ -43,6 +43,7 @@ FAMILIES: Mapping[str, type[Family[Any]]] = _Families(
         "autoencoder": ("models.autoencoder", "Autoencoder"),
         "vae": ("models.vae", "VAE"),
         "hierarchical_vae": ("models.hierarchical_vae", "HierarchicalVAE"),
+        "vqvae": ("models.vqvae", "VQVAE"),
         "flow": ("models.flow", "Flow"),
         "gan": ("models.gan", "GAN"),
         "autoregressive": ("models.autoregressive", "Autoregressive"),

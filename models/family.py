@@ -219,6 +219,10 @@ class Family(nn.Module, ABC, Generic[ConfigT]):
     def freeze(self) -> None:
         """Precompute what graphs must not compute (inverses, log-determinants)."""
 
+    def feed(self, name: str, rows: int) -> Tensor | None:
+        """Values of a graph's input that only the model knows the range of (codes, places), to compare graphs on."""
+        return None
+
     def figures(self) -> dict[str, float]:
         """Further figures for the card."""
         return {}

@@ -22,6 +22,10 @@ def program(model: Model) -> Program:
         Kind.IMPLICIT: ImplicitProgram,
     }
     kind = model.manifest.kind
+    if kind is Kind.LATENT and model.has("prior_step"):
+        from engine.kinds.codes import CodesProgram
+
+        return CodesProgram(model)
     if kind is Kind.AUTOREGRESSIVE:
         from engine.kinds.autoregressive import CellProgram
         from engine.kinds.tokens import TokenProgram

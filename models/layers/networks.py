@@ -12,12 +12,14 @@ arXiv:1609.05158), which costs a quarter of a layer at full resolution. No layer
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from contracts.data import ColumnType, DataProfile, DataSpec
+from contracts.families import SMALLEST_CONVOLVED
 from models.layers.preprocessing import Standardise
 
 COARSEST = 8
@@ -135,9 +137,7 @@ class Encoder(nn.Module):
             mask = v.new_ones(len(v), self.seen) if shown is None else shown.to(v.dtype)
             v = torch.cat([v, mask], 1)
         if self.convolutional:
-            height, wide, channels = self.shape
-            planes = v.reshape(-1, v.shape[1] // (height * wide * channels), height, wide, channels)
-            image = planes.permute(0, 1, 4, 2, 3).flatten(1, 2)  # (B, planes * C, H, W)
+            image = as_image(v, self.shape)
             bottom, right = self.plan.padding
             v = self.trunk(functional.pad(image, (0, right, 0, bottom))).flatten(1)
         if condition is not None:
@@ -184,8 +184,21 @@ class Decoder(nn.Module):
         if not self.convolutional:
             return h
         image: Tensor = self.trunk(h.reshape(-1, *self.plan.coarsest))[:, :, : self.height, : self.wide]
-        cells = image.reshape(-1, self.channels, self.per_cell, self.height, self.wide)
-        return cells.permute(0, 3, 4, 1, 2).flatten(1)  # (B, H * W * C * per cell)
+        return as_cells(image, self.channels)
+
+
+def as_image(v: Tensor, shape: Sequence[int]) -> Tensor:
+    """``(B, planes * cells)`` of images ``(H, W, C)`` → ``(B, planes * C, H, W)``."""
+    height, wide, channels = shape
+    planes = v.reshape(-1, v.shape[1] // (height * wide * channels), height, wide, channels)
+    return planes.permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+
+def as_cells(image: Tensor, channels: int) -> Tensor:
+    """``(B, C * k, H, W)`` → ``(B, cells * k)``, the k numbers of a cell beside each other."""
+    _, planes, height, wide = image.shape
+    cells = image.reshape(-1, channels, planes // channels, height, wide)
+    return cells.permute(0, 3, 4, 1, 2).flatten(1)
 
 
 class ScalePlan:
@@ -227,7 +240,7 @@ class ScalePlan:
 def is_convolutional(choice: str, spec: DataSpec) -> bool:
     """Resolve ``auto | mlp | convolutional``: images of at least 16 pixels a side are worth convolutions."""
     if choice == "auto":
-        return spec.image is not None and min(spec.image.height, spec.image.width) >= 16
+        return spec.image is not None and min(spec.image.height, spec.image.width) >= SMALLEST_CONVOLVED
     return choice == "convolutional"
 
 
