@@ -529,7 +529,7 @@ class VQVAEConfig(GradientConfig):
         "0: a hidden region of an image hides whole codes, which the prior draws.",
     )
     prior_share: float = Field(default=0.5, gt=0, lt=1, description="Share of the steps that train the prior.")
-    prior_width: int = Field(default=128, ge=4, le=2048, description="Embedding size of the prior's transformer.")
+    prior_width: int = Field(default=64, ge=4, le=2048, description="Embedding size of the prior's transformer.")
     prior_depth: int = Field(default=3, ge=1, le=32, description="Blocks of the prior's transformer.")
     prior_heads: int = Field(default=4, ge=1, le=64, description="Attention heads of the prior; divides its width.")
     prior_dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of the prior's units dropped in training.")

@@ -67,6 +67,11 @@ class CodesProgram(Program):
     def codebook_size(self) -> int:
         return int(self._book.shape[1])
 
+    @property
+    def grids(self) -> list[list[int]]:
+        """Rows and columns of each level's sites, the top first; one row of codes where they have no places."""
+        return self._blocks[:, :2].tolist() if len(self._blocks) else [[1, size] for size in self._sizes]
+
     # --- the verbs -----------------------------------------------------------------------------------------------
 
     def decode_codes(self, codes: NDArray[np.generic], *, given: Index | None = None) -> Floats:

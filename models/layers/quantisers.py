@@ -32,7 +32,7 @@ Score = Literal["euclidean", "dot"]
 
 KMEANS_VECTORS = 20_000
 SMALLEST_COUNT = 1e-5
-"""Codes that nothing chooses keep a finite vector."""
+"""Averages of codes that nothing chooses do not fall below."""
 
 
 def scores(w: Tensor, v: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Codebook(Quantiser):
 
     def codebook(self) -> Tensor:
         # Not stored: averages over processes of counts and sums are exact, of their quotients they are not.
-        return self.unit(self.total / self.count.clamp(min=SMALLEST_COUNT)[:, None])
+        return self.unit(self.total / self.count[:, None])
 
     def start(self, w: Tensor) -> None:
         with torch.no_grad():
@@ -128,8 +128,10 @@ class Codebook(Quantiser):
             # Judged before this batch is counted: so every process starts the same codes again.
             mean = self.count.mean()
             unused = self.count < self.least_use * mean
-            self.count.lerp_(number, 1 - self.decay)
-            self.total.lerp_(summed, 1 - self.decay)
+            # What nothing chooses for long keeps its vector: both averages would round to zero.
+            seen = ((number > 0) | (self.count > SMALLEST_COUNT)).to(number.dtype)
+            self.count.lerp_(number, (1 - self.decay) * seen)
+            self.total.lerp_(summed, (1 - self.decay) * seen[:, None])
             if fresh is not None:
                 self.total.copy_(torch.where(unused[:, None], fresh * mean, self.total))
                 self.count.copy_(torch.where(unused, mean, self.count))

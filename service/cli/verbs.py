@@ -47,11 +47,15 @@ def encode(
     output: Output = None,
     label: Label = None,
     space: Space = None,
+    codes: Annotated[bool, typer.Option("--codes", help="The numbers of codes, of models that have them.")] = False,
 ) -> None:
     """Rows to vectors. Output: .npy, .csv, .json, .jsonl."""
     here = session(context)
     moved = {"directions": read_strengths(direction)}
     body = {"model": model, "inputs": read_inputs(files), **moved, "given": given(label), "space": space}
+    if codes:
+        answer_rows(here, "/encode", body | {"codes": True}, "codes", output)
+        return
     answer_rows(here, "/encode", body, "vectors", output)
 
 
@@ -63,11 +67,13 @@ def decode(
     output: Output = None,
     label: Label = None,
     space: Space = None,
+    codes: Annotated[bool, typer.Option("--codes", help="The file holds the numbers of codes.")] = False,
 ) -> None:
     """Vectors to rows. Output: .png for pictures, .npy, .csv, .json, .jsonl."""
     here = session(context)
     moved = {"directions": read_strengths(direction)}
-    body = {"model": model, "vectors": read_inputs([vectors]), **moved, "given": given(label), "space": space}
+    given_as = "codes" if codes else "vectors"
+    body = {"model": model, given_as: read_inputs([vectors]), **moved, "given": given(label), "space": space}
     answer_rows(here, "/decode", body | by_name(here, model, output), "rows", output)
 
 

@@ -8,12 +8,15 @@ from numpy.typing import NDArray
 
 from contracts.artifact import Verb
 from engine.answers import Encoding
+from engine.kinds import Program
+from engine.kinds.codes import CodesProgram
 from service.answers import Answer
 from service.calls import Call, R, serve
 from service.documentation import verb_body, verb_responses
 from service.inputs import ParsedRows
 from service.schemas.answers import EncodeResponse
 from service.schemas.verbs import EncodeRequest
+from service.tensors import wrong
 
 router = APIRouter(tags=["verbs"])
 
@@ -32,6 +35,8 @@ async def encode(request: Request) -> Response:
 
 def _encode(call: Call[EncodeRequest]) -> Answer:
     rows = call.rows(call.request.inputs)
+    if call.request.codes:
+        return _codes(call, rows)
     encoding = encodings(call, rows, call.labels(call.request.given, len(rows)))
     vectors = call.moved(encoding.vectors, call.request.directions)
     arrays: dict[str, NDArray[np.generic]] = {"vectors": vectors}
@@ -50,6 +55,40 @@ def _encode(call: Call[EncodeRequest]) -> Answer:
         vectors=frozenset({"vectors", "log_scale"}),
         format=call.request.format,
     )
+
+
+def _codes(call: Call[EncodeRequest], rows: ParsedRows) -> Answer:
+    """The numbers of the codes themselves."""
+    if call.request.directions:
+        raise wrong("directions", "move vectors, and `codes` asks for whole numbers; leave one of them out")
+
+    def compute(x: NDArray[np.generic], y: NDArray[np.int64] | None = None) -> tuple[NDArray[np.generic], ...]:
+        with call.program() as program:
+            found = coded(program, call.version.reference).encode(x, given=y)
+        assert found.codes is not None
+        return (found.codes,)
+
+    with call.program() as program:
+        book = coded(program, call.version.reference)
+        about = {"grids": book.grids, "codebook_size": book.codebook_size}
+    labels = call.labels(call.request.given, len(rows))
+    (codes,) = call.cached(Verb.ENCODE, {"codes": True}, rows, labels, compute)
+    return Answer(
+        facts=call.facts(
+            space=call.version.manifest.space, dimensions=codes.shape[1], **about, cache=call.cache_facts()
+        ),
+        arrays={"codes": codes},
+        main="codes",
+        vectors=frozenset({"codes"}),
+        format=call.request.format,
+    )
+
+
+def coded(program: Program, reference: str) -> CodesProgram:
+    """The program of a model that has codes. Raises InvalidInput for others."""
+    if not isinstance(program, CodesProgram):
+        raise wrong("codes", f"{reference} has no codes; leave it out to work with vectors")
+    return program
 
 
 def encodings(call: Call[R], rows: ParsedRows, labels: NDArray[np.int64] | None) -> Encoding:

@@ -43,7 +43,14 @@ class EncodeResponse(VerbResponse):
         default=None, description="Where a vector is made of groups of latents: their sizes, the top first."
     )
     directions: Applied = None
-    vectors: Numbers | Tensor
+    vectors: Numbers | Tensor | None = Field(default=None, description="One per row; absent where `codes` was asked.")
+    codes: list[list[int]] | Tensor | None = Field(
+        default=None, description="Where asked for: the numbers of each row's codes, the top level's first."
+    )
+    grids: list[list[int]] | None = Field(
+        default=None, description="With `codes`: rows and columns of each level's codes, the top first."
+    )
+    codebook_size: int | None = Field(default=None, description="With `codes`: how many different codes there are.")
     log_scale: Numbers | Tensor | None = Field(
         default=None, description="Log of the posterior's standard deviation, where the model has a posterior."
     )

@@ -81,6 +81,11 @@ Vectors = Annotated[
     Field(description="Vectors `(B, L)` of the model's space, as nested numbers or a base64 tensor."),
 ]
 
+Codes = Annotated[
+    SkipValidation[list[list[int]] | Tensor],
+    Field(description="Numbers of codes `(B, N)`, the top level's first, as nested numbers or a base64 tensor."),
+]
+
 Labels = Annotated[str | list[str], Field(description="One label for all rows, or one per row.")]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.schemas.inputs import Closed, Given, Inputs, Mask, SampleGiven, Vectors
+from service.schemas.inputs import Closed, Codes, Given, Inputs, Mask, SampleGiven, Vectors
 
 LARGEST_SEED = 2**63 - 1
 # Seeds that are drawn here stay within what every JSON reader keeps exactly.
@@ -73,19 +73,29 @@ class EncodeRequest(MovedRequest):
     """Rows to vectors."""
 
     inputs: Inputs
+    codes: bool = Field(
+        default=False, description="Of models that have codes: answer their numbers in the place of their vectors."
+    )
     given: Given | None = None
     format: NumbersFormat = Field(default="numbers", description="How the vectors are written in JSON.")
 
 
 class DecodeRequest(MovedRequest):
-    """Vectors to rows."""
+    """Vectors, or codes, to rows: exactly one of them."""
 
     body_field: ClassVar[str | None] = "vectors"
 
-    vectors: Vectors
+    vectors: Vectors | None = None
+    codes: Codes | None = None
     given: Given | None = None
     format: RowsFormat = Field(default="numbers", description="How the rows are written in JSON.")
     across: Across = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.vectors is None) == (self.codes is None):
+            raise ValueError("give exactly one of `vectors` and `codes`")
+        return self
 
 
 class InterpolateRequest(VerbRequest):
