@@ -18,6 +18,13 @@ symbolic, every graph treats rows independently and draws nothing itself.
     prior       eps (B, L), temperature (B, G), u (B, 1)?, y? → z (B, L)          G groups, from the top down; a mixture
                                                                                   takes its component from u
     Without ``posterior``, a row is encoded as the ``z`` that ``infer`` answers at eps = 0.
+*latent*, codes (vqvae): N sites, each one of K codes, the top level's first; there is no ``posterior``
+    codes       x, shown                     → codes (B, N), guide (B, N, K)      guide: log q(code | shown), unnormalised
+    likelihood  codes (B, N), u (B, cells)   → mean (B, *row), draw (B, *row)
+    score       x, shown, codes              → log_likelihood (B,)                log p(shown cells of x | codes), nats
+    prior_score codes, y?                    → log_prob (B, N)                    log p(code | those before), nats
+    prior_step  code (B,), site (B,), cache (B, …), y? → logits (B, K), new_cache  of the code at ``site``; ``code``
+                                                                                  stands just before it
 
 *autoregressive* over cells (autoregressive on tables and images); ``order`` and ``shown`` say which regime it is
     score       x, y?                        → log_prob (B, cells)                each cell given those before it in the
@@ -57,6 +64,8 @@ Constants (safetensors, float64). A mixture of Gaussians with K components in n 
     gaussian.*   pca: the model itself as a one-component mixture over the (dequantised) cells; makes
                  marginals and conditionals exact
     proposal.*   flow: mixture fitted on train rows over the (dequantised) cells, proposal of conditionals
+    codebook     vqvae: vectors (levels, K, D); a row's vector is those of its codes
+    blocks       vqvae of images (levels, 3): rows and columns of a level's sites, and pixels a side under each
     order        autoregressive over cells in one order: the cells' numbers in that order
 """
 

@@ -19,11 +19,12 @@ from engine.kinds import Program
 from engine.kinds.tokens import TokenProgram
 from metrics.divergences import mmd
 from workers.evaluate import missing_cells
-from workers.training.batches import Reader
+from workers.training.batches import Reader, permute
 
 ROWS = 256
 PERMUTATIONS = 99
-PREVIEW_IMAGES = 64
+ACROSS = LINES = 8
+"""Pictures of a preview."""
 TEXTS, TEXT_TOKENS = 4, 200
 
 
@@ -66,12 +67,34 @@ def measure(sets: Mapping[str, NDArray[Any]], reader: Reader, profile: DataProfi
     return figures
 
 
-def preview(sets: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
-    """Rows for the picture: as many of each set, one set under the other; None where there is none."""
-    if not sets:
+def reconstruct(program: Program, reader: Reader) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Held-out pictures (train rows where there are none) and what the model decodes from their vectors; None where it
+    does not encode and decode, or rows are no pictures."""
+    manifest = program.manifest
+    if reader.spec.image is None or not (manifest.supports(Verb.ENCODE) and manifest.supports(Verb.DECODE)):
         return None
-    each = PREVIEW_IMAGES // len(sets)
-    return np.concatenate([rows[:each].astype(np.float64) for rows in sets.values()])
+    part = next(part for part in (Part.TEST, Part.VALID, Part.TRAIN) if reader.count(part))
+    count = reader.count(part)
+    # Of few pictures some are shown again, so that the lines are full.
+    rows = reader.read(part, permute(np.arange(ACROSS * LINES // 2, dtype=np.int64) % count, count, 0))
+    given = rows.y if manifest.condition is not None else None
+    return rows.x, program.decode(program.encode(rows.x, given=given).vectors, given=given)
+
+
+def preview(
+    sets: Mapping[str, NDArray[Any]], pairs: tuple[NDArray[Any], NDArray[Any]] | None = None
+) -> NDArray[Any] | None:
+    """Rows for the picture, by lines: as many of each set, one set under the other, and below a line of inputs over
+    one of their reconstructions (several where there are no sets); None where there is nothing to show."""
+    shown = []
+    lines = LINES // 2 if not sets else 1
+    left = LINES - 2 * lines if pairs is not None else LINES
+    for rows in sets.values():
+        shown.append(rows[: ACROSS * (left // len(sets))].astype(np.float64))
+    for line in range(lines if pairs is not None else 0):
+        at = slice(line * ACROSS, (line + 1) * ACROSS)
+        shown += [rows[at].astype(np.float64) for rows in pairs or ()]
+    return np.concatenate(shown) if shown else None
 
 
 def texts(program: TokenProgram) -> dict[str, Any]:

@@ -144,13 +144,14 @@ def _complete(
     model = Model.load(folder, SessionOptions())
     answerer = program(model)
     evaluation = evaluate(answerer, dataset)
-    sets, figures = {}, {}
+    sets, figures, pairs = {}, {}, None
     if isinstance(answerer, TokenProgram):
         figures = likeness.texts(answerer)
     else:
         codes = {name: z.numpy() for name, z in family.preview_latents(likeness.ROWS).items()}
         sets = likeness.draw(answerer, codes)
         figures = likeness.measure(sets, reader, reader.profile())
+        pairs = likeness.reconstruct(answerer, reader)
     model.close()
     card = Card(
         metrics=evaluation.metrics | figures | family.figures() | {"training": _training(result)},
@@ -159,7 +160,7 @@ def _complete(
         rows={str(part): dataset.count(part) for part in Part},
         history=result.history,
     )
-    pictures = likeness.preview(sets) if reader.spec.image is not None else None
+    pictures = likeness.preview(sets, pairs) if reader.spec.image is not None else None
     assemble(family, folder, card=card, preview=pictures, **about)
 
 

@@ -53,10 +53,22 @@ def test_the_picture_shows_one_set_under_the_other() -> None:
     first, second = np.zeros((256, 2, 2, 1), np.uint8), np.ones((256, 2, 2, 1))
     picture = likeness.preview({"samples": first, "standard_normal": second})
     assert picture is not None
-    assert picture.shape == (likeness.PREVIEW_IMAGES, 2, 2, 1)
+    assert picture.shape == (64, 2, 2, 1)
     assert not picture[: len(picture) // 2].any()
     assert picture[len(picture) // 2 :].all()
     assert likeness.preview({}) is None
+
+
+def test_reconstructions_stand_below_their_inputs() -> None:
+    samples = np.zeros((256, 2, 2, 1))
+    inputs, outputs = np.full((32, 2, 2, 1), 2), np.full((32, 2, 2, 1), 3.0)
+    picture = likeness.preview({"samples": samples, "means": samples}, (inputs, outputs))
+    assert picture is not None
+    lines = picture.reshape(8, 8, -1)[:, :, 0]
+    assert lines.mean(axis=1).tolist() == [0, 0, 0, 0, 0, 0, 2, 3]
+    alone = likeness.preview({}, (inputs, outputs))
+    assert alone is not None
+    assert alone.reshape(8, 8, -1)[:, :, 0].mean(axis=1).tolist() == [2, 3] * 4
 
 
 def test_rows_with_missing_cells_are_compared_with_nothing(profile: DataProfile) -> None:
