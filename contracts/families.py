@@ -468,7 +468,7 @@ class VQVAEConfig(GradientConfig):
     answers = _answers(log_prob=AnswerKind.LOWER_BOUND, predict=AnswerKind.ESTIMATE)
 
     family: Literal["vqvae"]
-    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="Peak of the warm-up + cosine schedule.")
+    learning_rate: float = Field(default=5e-3, gt=0, le=1, description="Peak of the codes' warm-up + cosine schedule.")
     ema_decay: float = Field(default=0.99, ge=0, lt=1, description="Decay per step of the averaged weights; 0 = off.")
     codes: int = Field(default=256, ge=2, le=8192, description="Vectors of the codebook of each level.")
     dimensions: int | None = Field(default=None, ge=1, le=256, description="Entries of a code vector; None: 16.")
@@ -529,6 +529,7 @@ class VQVAEConfig(GradientConfig):
         "0: a hidden region of an image hides whole codes, which the prior draws.",
     )
     prior_share: float = Field(default=0.5, gt=0, lt=1, description="Share of the steps that train the prior.")
+    prior_learning_rate: float = Field(default=3e-3, gt=0, le=1, description="Peak of the prior's schedule.")
     prior_width: int = Field(default=64, ge=4, le=2048, description="Embedding size of the prior's transformer.")
     prior_depth: int = Field(default=3, ge=1, le=32, description="Blocks of the prior's transformer.")
     prior_heads: int = Field(default=4, ge=1, le=64, description="Attention heads of the prior; divides its width.")

@@ -3,6 +3,10 @@
 classes found            classes that a classifier trained on real rows sees among the samples
 classifier accuracy      accuracy on real rows of a classifier trained on samples of known class
                          (Ravuri & Vinyals 2019, arXiv:1905.10887), to be set beside one trained on real rows
+precision, recall        share of samples within the k-nearest-neighbour balls of real rows, and of real rows within
+                         those of samples (Kynkäänniemi et al. 2019, arXiv:1904.06991)
+density, coverage        how many balls of real rows a sample lies in, over k, and the share of real rows whose ball
+                         holds a sample (Naeem et al. 2020, arXiv:2002.09797)
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -76,6 +81,41 @@ def classifier_accuracy_score(
     truth = _truth(sample_labels, len(drawn))
     model = _fitted(classifier, drawn, truth, seed)
     return float((model.predict(rows) == labels("real_labels", real_labels, len(rows))).mean())
+
+
+@dataclass(frozen=True)
+class Support:
+    """How far samples and real rows lie within each other's support: see the module's docstring."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def support(real: ArrayLike, samples: ArrayLike, *, neighbours: int = 5) -> Support:
+    """Compare ``samples`` ``(n, …)`` with ``real`` rows ``(m, …)`` by Euclidean balls up to the k-th neighbour.
+
+    All distances are held at once: n · m doubles. Raises InvalidInput for rows of unequal width or too few of them.
+    """
+    rows, drawn = pair(real, samples, at_least=neighbours + 1)
+    real_radius, drawn_radius = (_radius(each, neighbours) for each in (rows, drawn))
+    squared = np.square(rows).sum(1)[:, None] - 2 * rows @ drawn.T + np.square(drawn).sum(1)
+    distance = np.sqrt(np.maximum(squared, 0.0))  # (m, n)
+    in_real = distance < real_radius[:, None]
+    return Support(
+        precision=float(in_real.any(axis=0).mean()),
+        recall=float((distance < drawn_radius).any(axis=1).mean()),
+        density=float(in_real.sum(axis=0).mean() / neighbours),
+        coverage=float((distance.min(axis=1) < real_radius).mean()),
+    )
+
+
+def _radius(rows: Floats, neighbours: int) -> Floats:
+    """Distance to the k-th nearest other row."""
+    distances, _ = NearestNeighbors(n_neighbors=neighbours + 1).fit(rows).kneighbors(rows)
+    radius: Floats = distances[:, -1]
+    return radius
 
 
 def _truth(given: ArrayLike, n: int) -> NDArray[np.int64]:

@@ -106,6 +106,8 @@ class Stage(ABC):
     share: float = 1.0
     module: nn.Module
 
+    learning_rate: float | None = None
+    """Peak of the schedule; None: the config's."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decays of Adam's two averages."""
     chooses_weights: bool = True

@@ -419,6 +419,7 @@ class FitPrior(LossStage):
         self.family = family
         self.module: SegmentTransformer = prior
         self.share = family.config.prior_share
+        self.learning_rate = family.config.prior_learning_rate
 
     def loss(self, batch: Batch, noise: Noise, progress: float) -> Terms:
         nats = self.held_out(batch, noise).mean()

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from contracts.errors import InvalidInput
-from metrics.samples import classes_found, classifier_accuracy_score
+from metrics.samples import classes_found, classifier_accuracy_score, support
 
 DIGITS = load_digits()
 
@@ -46,3 +46,24 @@ def test_training_on_real_rows_scores_high_and_on_shuffled_labels_at_chance() ->
 def test_labels_that_do_not_fit_are_refused(labels: NDArray[np.int64], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         classes_found(np.zeros((10, 3)), labels, np.zeros((4, 3)))
+
+
+def test_equal_laws_cover_each_other_and_collapsed_samples_do_not() -> None:
+    generator = np.random.default_rng(0)
+    real, same = generator.normal(size=(2, 800, 4))
+    equal = support(real, same)
+    assert min(equal.precision, equal.recall, equal.coverage) > 0.9
+    assert equal.density == pytest.approx(1, abs=0.15)
+    collapsed = support(real, 0.1 * generator.normal(size=(800, 4)))
+    assert collapsed.precision > 0.95
+    assert collapsed.coverage < 0.3
+    assert collapsed.recall < 0.1
+    far = support(real, same + 100)
+    assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
+
+
+def test_samples_that_repeat_real_rows_cover_all_of_them() -> None:
+    real = np.random.default_rng(0).normal(size=(50, 2))
+    assert support(real, real).coverage == 1
+    with pytest.raises(InvalidInput, match="at least 6"):
+        support(real[:5], real)

@@ -66,6 +66,7 @@ class GradientRun:
         missing cells of rows for a family that takes none."""
         self._stage, self._index, self._reader, self._config = stage, index, reader, config
         self._seed, self._steps, self._fabric, self._completion = seed, steps, fabric, completion
+        self._learning_rate = config.learning_rate if stage.learning_rate is None else stage.learning_rate
         rows = reader.count(Part.TRAIN)
         self.batch_rows = global_batch_rows(config, rows)
         self._order = RowOrder(rows, hash_words(seed, index, _ORDER))
@@ -136,7 +137,7 @@ class GradientRun:
             self.skipped += 1
         else:
             for group in turn.optimiser.param_groups:
-                group["lr"] = self._config.learning_rate * multiplier
+                group["lr"] = self._learning_rate * multiplier
             turn.optimiser.step()
         prefix = f"{turn.player}." if turn.player else ""
         named = {"objective": terms.objective, **terms.named, "gradient_norm": norm}
@@ -245,7 +246,7 @@ class GradientRun:
         parameters = [p for p in module.parameters() if p.requires_grad]
         return torch.optim.AdamW(
             parameters,
-            lr=self._config.learning_rate,
+            lr=self._learning_rate,
             betas=self._stage.betas,
             weight_decay=self._config.weight_decay,
             fused=True,
