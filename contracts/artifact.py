@@ -19,7 +19,7 @@ symbolic, every graph treats rows independently and draws nothing itself.
                                                                                   takes its component from u
     Without ``posterior``, a row is encoded as the ``z`` that ``infer`` answers at eps = 0.
 *latent*, codes (vqvae): N sites, each one of K codes, the top level's first; there is no ``posterior``
-    codes       x, shown                     → codes (B, N), guide (B, N, K)      guide: log q(code | shown), unnormalised
+    codes       x, shown                     → codes (B, N), guide (B, N, K)      guide: log q(code | shown) + const
     likelihood  codes (B, N), u (B, cells)   → mean (B, *row), draw (B, *row)
     score       x, shown, codes              → log_likelihood (B,)                log p(shown cells of x | codes), nats
     prior_score codes, y?                    → log_prob (B, N)                    log p(code | those before), nats

@@ -55,6 +55,20 @@ def mnist_14() -> Parts:
     return {Part.TRAIN: small["train"][:55_000], Part.VALID: small["train"][55_000:], Part.TEST: small["t10k"]}
 
 
+def labelled_pictures(name: str) -> tuple[Parts, Parts]:
+    """``fashion-mnist`` or ``mnist``: uint8 ``(n, 28, 28, 1)`` and their labels 0 … 9 ``(n,)``, 55,000 / 5,000 / 10,000
+    rows."""
+    x, y = ({part: _idx(f"{name}/{part}-{what}-ubyte.gz") for part in ("train", "t10k")}
+            for what in ("images-idx3", "labels-idx1"))  # fmt: skip
+    pictures = {part: rows[..., None] for part, rows in x.items()}
+    labels = {part: codes.astype(np.int64) for part, codes in y.items()}
+    parts, codes = (
+        {Part.TRAIN: each["train"][:55_000], Part.VALID: each["train"][55_000:], Part.TEST: each["t10k"]}
+        for each in (pictures, labels)
+    )
+    return parts, codes
+
+
 def digits() -> Parts:
     """scikit-learn's 1,797 digits, uint8 ``(n, 8, 8, 1)`` of 17 levels: 1,437 train, 180 valid, 180 test.
 
@@ -93,6 +107,6 @@ def anomalies(name: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
 
 def _idx(name: str) -> NDArray[np.uint8]:
     with gzip.open(file(name), "rb") as stream:
-        header = stream.read(16)
-        shape = [int.from_bytes(header[start : start + 4], "big") for start in (4, 8, 12)]
+        axes = stream.read(4)[3]
+        shape = [int.from_bytes(stream.read(4), "big") for _ in range(axes)]
         return np.frombuffer(stream.read(), dtype=np.uint8).reshape(shape)

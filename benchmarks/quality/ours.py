@@ -75,14 +75,19 @@ class Trained:
 
 
 @contextmanager
-def stored(files: Parts | Path, overrides: dict[str, Any] | None = None) -> Iterator[DatasetReader]:
-    """Ingest arrays by part, or a file, into a store of its own and yield the reader that training gets."""
+def stored(
+    files: Parts | Path, overrides: dict[str, Any] | None = None, labels: Parts | None = None
+) -> Iterator[DatasetReader]:
+    """Ingest arrays by part, with their labels, or a file, into a store of its own and yield the reader that training
+    gets."""
     with tempfile.TemporaryDirectory() as place:
         if isinstance(files, Path):
             upload = files
         else:
             upload = Path(place) / "data.npz"
-            np.savez(upload, **{f"x_{part.value}": rows for part, rows in files.items()})  # type: ignore[arg-type]
+            arrays = {f"x_{part.value}": rows for part, rows in files.items()}
+            arrays |= {f"y_{part.value}": codes for part, codes in (labels or {}).items()}
+            np.savez(upload, **arrays)  # type: ignore[arg-type]
         settings = StoreSettings(home=Path(place) / "home", database_url=None, blob_url=None)
         with Store.open(settings, migrate=True) as store:
             store.datasets.ingest("data", [UploadedFile(upload.name, upload)], overrides or {})
@@ -126,11 +131,23 @@ class Scored:
     seconds: float
 
 
-def score(answerer: Program, x: NDArray[Any], *, samples: int | None = None, batch_rows: int = 200) -> Scored:
-    """Return log p(x) of each row by the program that serves."""
+def score(
+    answerer: Program,
+    x: NDArray[Any],
+    *,
+    samples: int | None = None,
+    batch_rows: int = 200,
+    given: NDArray[np.int64] | None = None,
+) -> Scored:
+    """Return log p(x) of each row, given its label where the model takes one, by the program that serves."""
     began = time.monotonic()
     parts: list[LogProb] = [
-        answerer.log_prob(x[start : start + batch_rows], seed=0, samples=samples)
+        answerer.log_prob(
+            x[start : start + batch_rows],
+            seed=0,
+            samples=samples,
+            given=None if given is None else given[start : start + batch_rows],
+        )
         for start in range(0, len(x), batch_rows)
     ]
     return Scored(
