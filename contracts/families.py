@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from contracts.artifact import AnswerKind, Kind, Verb, VerbSpec
-from contracts.data import ColumnType, DataSpec
+from contracts.data import ColumnType, DataSpec, Role
 from contracts.errors import FieldProblem, InvalidInput
 
 TRANSFORMER_LARGEST_CELLS = 1024
@@ -33,6 +33,8 @@ class FamilyConfig(BaseModel):
     modalities: ClassVar[tuple[str, ...]] = ("table", "image")
     takes_missing: ClassVar[bool] = False
     """Whether training rows may hold NaN in columns that are declared missing; other families get them completed."""
+    reads_captions: ClassVar[bool] = False
+    """Whether training rows come with the tokens of their captions, where the dataset has a caption column."""
 
     family: str
 
@@ -570,6 +572,133 @@ def _wrong(name: str, message: str) -> InvalidInput:
     return InvalidInput(f"config.{name}: {message}", errors=[FieldProblem(location=f"config.{name}", message=message)])
 
 
+def _embeds(family: str, predict: str) -> Mapping[Verb, VerbSpec]:
+    """The verbs of a family that makes vectors and nothing else."""
+    exact = VerbSpec(supported=True, kind=AnswerKind.EXACT)
+
+    def no(why: str) -> VerbSpec:
+        return VerbSpec(supported=False, refusal=f"{family} {why}")
+
+    return {
+        Verb.ENCODE: exact,
+        Verb.SIMILARITY: exact,
+        Verb.DECODE: no("only encodes: to decode vectors train an autoencoder, vae or flow"),
+        Verb.SAMPLE: no("does not sample: train a gan, vae or vqvae"),
+        Verb.LOG_PROB: no("has no density: train a flow, vae or autoregressive model"),
+        Verb.PREDICT: no(predict),
+    }
+
+
+class SimCLRConfig(GradientConfig):
+    """Contrast of two random views of each row (Chen et al. 2020; tables: Bahri et al. 2022)."""
+
+    kind = Kind.EMBEDDING
+    answers = _embeds("simclr", "has no conditionals of hidden cells: train an autoregressive model, vae or pca")
+
+    family: Literal["simclr"]
+    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="Peak of the warm-up + cosine schedule.")
+    weight_decay: float = Field(default=1e-4, ge=0, le=1, description="Decoupled weight decay (AdamW).")
+    network: Literal["auto", "mlp", "small", "resnet18"] = Field(
+        default="auto",
+        description="small: a few residual convolutions; resnet18: with a 3 × 3 stem, for GPUs. auto: small for images "
+        "of at least 16 pixels a side, else mlp.",
+    )
+    dimensions: int | None = Field(
+        default=None, ge=2, le=4096, description="Entries of a vector; resnet18: eight times the width."
+    )
+    width: int | None = Field(default=None, ge=4, le=4096, description="Hidden units or channels (resnet18: 64).")
+    depth: int | None = Field(default=None, ge=1, le=16, description="Hidden layers (mlp) or blocks per scale (small).")
+    projection: int = Field(default=64, ge=2, le=2048, description="Entries that are contrasted; dropped afterwards.")
+    temperature: float = Field(default=0.2, gt=0, le=10, description="Similarities are divided by it.")
+    corruption: float = Field(
+        default=0.6, gt=0, lt=1, description="Tables: share of the cells that a view takes from other rows (SCARF)."
+    )
+    smallest_crop: float = Field(default=0.4, gt=0, le=1, description="Images: least share of the area in a view.")
+    turn: float = Field(default=10.0, ge=0, le=180, description="Images: degrees that a view may turn, either way.")
+    flip: bool = Field(default=True, description="Images: whether views may be mirrored.")
+    light: float = Field(default=0.4, ge=0, le=1, description="Images: how far brightness and contrast may change.")
+    colour: float = Field(default=0.4, ge=0, le=1, description="Images: how far saturation and hue may change.")
+    erase: float = Field(default=0.25, ge=0, le=1, description="Images: share of the views with a patch erased.")
+
+    def check_data(self, spec: DataSpec) -> None:
+        super().check_data(spec)
+        if self.network in ("small", "resnet18") and spec.image is None:
+            raise _wrong("network", f"{self.network} looks at images, and this dataset is a table; use `auto` or `mlp`")
+
+
+class CLIPConfig(GradientConfig):
+    """Contrast of pictures with their captions (Radford et al. 2021)."""
+
+    kind = Kind.EMBEDDING
+    modalities = ("image",)
+    reads_captions = True
+    answers = _embeds(
+        "clip", "predicts which caption fits, not hidden cells: send `captions`, or train a vae or autoregressive model"
+    )
+
+    family: Literal["clip"]
+    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="Peak of the warm-up + cosine schedule.")
+    weight_decay: float = Field(default=0.05, ge=0, le=1, description="Decoupled weight decay (AdamW).")
+    dimensions: int = Field(default=64, ge=2, le=2048, description="Entries of the vectors of both sides.")
+    image_network: Literal["cnn", "vit"] = Field(
+        default="cnn", description="Of pictures: residual convolutions, or a transformer over patches."
+    )
+    width: int | None = Field(default=None, ge=4, le=2048, description="Channels (cnn) or embedding size (vit).")
+    depth: int | None = Field(default=None, ge=1, le=32, description="Blocks per scale (cnn) or in all (vit).")
+    patch: int = Field(default=4, ge=1, le=64, description="vit: pixels of a side of a patch.")
+    text_width: int = Field(default=64, ge=4, le=2048, description="Embedding size of the transformer of captions.")
+    text_depth: int = Field(default=2, ge=1, le=32, description="Its blocks.")
+    heads: int = Field(default=4, ge=1, le=64, description="Attention heads; divides text_width, and width of a vit.")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="Share of hidden units dropped while training.")
+    shift: float = Field(
+        default=0.1, ge=0, lt=1, description="How far pictures are shifted, scaled and lit while training."
+    )
+    tokens: Literal["bytes", "bpe"] = Field(
+        default="bytes", description="What a caption is made of: UTF-8 bytes, or pairs merged on the train captions."
+    )
+    vocabulary: int = Field(default=1024, ge=257, le=65536, description="Tokens of a BPE vocabulary.")
+    context: int | None = Field(
+        default=None, ge=4, le=1024, description="Most tokens of a caption, its end included; None: the longest one's."
+    )
+    template: str = Field(
+        default="{label}",
+        max_length=200,
+        description="Without a caption column: the caption of a label, say `a picture of a {label}`.",
+    )
+
+    def check_data(self, spec: DataSpec) -> None:
+        super().check_data(spec)
+        check_captions(spec, self.template, self.tokens)
+        if self.text_width % self.heads:
+            raise _wrong("heads", f"must divide text_width, {self.text_width}")
+        if self.image_network == "vit":
+            if self.width is not None and self.width % self.heads:
+                raise _wrong("heads", f"must divide the width of the vit, {self.width}")
+            height, width, _ = spec.row_shape
+            if height % self.patch or width % self.patch:
+                raise _wrong("patch", f"must divide both sides of the pictures, {height} × {width} pixels")
+
+
+def check_captions(spec: DataSpec, template: str, tokens: str) -> None:
+    """Raise InvalidInput unless rows have captions, or labels that a template makes captions of."""
+    if any(column.role is Role.CAPTION for column in spec.columns):
+        return
+    if spec.label is None or not spec.label.categories:
+        raise InvalidInput(
+            "pictures need captions, and this dataset has neither a caption nor a label column",
+            errors=[FieldProblem(location="dataset", message="upload a file of captions with the pictures")],
+        )
+    if spec.label.missing:
+        raise InvalidInput(
+            f"captions come from the label column {spec.label.name}, which may have empty cells",
+            errors=[FieldProblem(location="dataset", message="label every row, or give captions")],
+        )
+    if "{label}" not in template:
+        raise _wrong("template", "must hold {label}, since the dataset has labels and no captions")
+    if tokens == "bpe":
+        raise _wrong("tokens", "bpe is made of a caption column, and this dataset has labels only; use `bytes`")
+
+
 AnyConfig = Annotated[
     PCAConfig
     | AutoencoderConfig
@@ -578,7 +707,9 @@ AnyConfig = Annotated[
     | VQVAEConfig
     | FlowConfig
     | AutoregressiveConfig
-    | GANConfig,
+    | GANConfig
+    | SimCLRConfig
+    | CLIPConfig,
     Field(discriminator="family"),
 ]
 
@@ -591,6 +722,8 @@ CONFIG_CLASSES: dict[str, type[FamilyConfig]] = {
     "flow": FlowConfig,
     "autoregressive": AutoregressiveConfig,
     "gan": GANConfig,
+    "simclr": SimCLRConfig,
+    "clip": CLIPConfig,
 }
 
 config_adapter: TypeAdapter[AnyConfig] = TypeAdapter(AnyConfig)

@@ -124,6 +124,14 @@ def read_tokeniser(folder: Path, files: Iterable[str]) -> Tokeniser:
         raise ArtifactCorrupt(f"{TOKENISER_FILE} cannot be read: {error}") from error
 
 
+def pad_tokens(tokens: Sequence[Tokens], context: int, end: int) -> Tokens:
+    """Return ``(B, context)``: the tokens of each text, at most ``context``, then ``end`` until the places are full."""
+    padded = np.full((len(tokens), context), end, dtype=np.int64)
+    for row, each in zip(padded, tokens, strict=True):
+        row[: len(each)] = each
+    return padded
+
+
 def as_texts(values: NDArray[np.generic] | Sequence[str]) -> list[str]:
     """Return strings as a list; InvalidInput where there are none, or something else is among them."""
     texts: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)

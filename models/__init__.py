@@ -46,6 +46,8 @@ FAMILIES: Mapping[str, type[Family[Any]]] = _Families(
         "vqvae": ("models.vqvae", "VQVAE"),
         "flow": ("models.flow", "Flow"),
         "gan": ("models.gan", "GAN"),
+        "simclr": ("models.simclr", "SimCLR"),
+        "clip": ("models.clip", "CLIP"),
         "autoregressive": ("models.autoregressive", "Autoregressive"),
     }
 )

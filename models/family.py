@@ -27,10 +27,12 @@ ConfigT = TypeVar("ConfigT", bound=FamilyConfig)
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a dataset: features ``x`` and, where the spec has a label column, labels ``y``."""
+    """Rows of a dataset: features ``x``, where the spec has a label column labels ``y``, and where the config reads
+    captions their ``tokens`` int64 ``(B, C)``, filled up with the end token."""
 
     x: Tensor
     y: Tensor | None = None
+    tokens: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -48,7 +50,12 @@ def first_rows(batches: Iterable[Batch], rows: int) -> Batch:
     if not count:
         raise InvalidInput("there are no train rows")
     labels = [batch.y for batch in taken if batch.y is not None]
-    return Batch(torch.cat([batch.x for batch in taken])[:rows], torch.cat(labels)[:rows] if labels else None)
+    tokens = [batch.tokens for batch in taken if batch.tokens is not None]
+    return Batch(
+        torch.cat([batch.x for batch in taken])[:rows],
+        torch.cat(labels)[:rows] if labels else None,
+        torch.cat(tokens)[:rows] if tokens else None,
+    )
 
 
 class Noise:

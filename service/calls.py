@@ -145,7 +145,7 @@ async def serve(
 
         def answer() -> Response:
             asked = parsed or parse()
-            version = gateway.resolver.answering(asked.model, verb, space=asked.space)
+            version = gateway.resolver.answering(asked.model, asked.needs(verb), space=asked.space)
             request.state.version = version
             return respond(
                 work(Call(gateway, asked, version)), accept, max_picture_cells=gateway.settings.max_picture_cells
@@ -173,7 +173,7 @@ async def _streamed(
     gateway = of(request.app)
 
     def produce() -> Iterator[bytes]:
-        version = gateway.resolver.answering(asked.model, verb, space=asked.space)
+        version = gateway.resolver.answering(asked.model, asked.needs(verb), space=asked.space)
         request.state.version = version
         yield from streams(Call(gateway, asked, version))
 

@@ -66,14 +66,21 @@ def _query(model: type[VerbRequest], name: str) -> dict[str, Any]:
 
 
 def verb_responses(
-    model: type[BaseModel], *, pictures: bool = False, texts: type[BaseModel] | None = None, streams: bool = False
+    model: type[BaseModel],
+    *,
+    pictures: bool = False,
+    texts: type[BaseModel] | None = None,
+    captions: type[BaseModel] | None = None,
+    streams: bool = False,
 ) -> dict[int | str, dict[str, Any]]:
     """``responses`` of a verb: by `Accept` JSON, NPY, Arrow or a PNG grid; every error is a problem.
 
-    ``texts``: what models of texts answer; ``streams``: whether these also come as server-sent events.
+    ``texts``: what models of texts answer; ``streams``: whether these also come as server-sent events. ``captions``:
+    what is answered where captions were sent.
     """
     media = (NPY, ARROW, PNG) if pictures else (NPY, ARROW)
-    schema: dict[str, Any] = {"anyOf": [reference(model), reference(texts)]} if texts else reference(model)
+    models = [reference(each) for each in (model, texts, captions) if each is not None]
+    schema: dict[str, Any] = {"anyOf": models} if len(models) > 1 else models[0]
     content = {"application/json": {"schema": schema}} | {each: {"schema": BINARY} for each in media}
     if streams:
         content[STREAM] = {"schema": {"type": "string"}}

@@ -33,6 +33,7 @@ from workers.publish import assemble
 from workers.scratch import job_folder, mirror_key
 from workers.settings import WorkerSettings
 from workers.training.batches import Reader
+from workers.training.captions import Captions, has_captions, prepare_captions
 from workers.training.checkpoints import Checkpoint, Checkpoints
 from workers.training.texts import TextWindows, prepare_texts
 from workers.training.trainer import Plan, TrainResult, train
@@ -96,6 +97,9 @@ def _family(
     if dataset.spec.modality == "text":
         known = read_tokeniser(parent, version.manifest.files) if parent is not None and version is not None else None
         config, reader = prepare_texts(dataset, config, folder, known)
+    elif config.reads_captions and has_captions(dataset.spec):
+        known = read_tokeniser(parent, version.manifest.files) if parent is not None and version is not None else None
+        config, reader = prepare_captions(dataset, config, known)
     family = build_seeded(config, reader.spec, reader.profile(), request.seed)
     if parent is not None and resume is None:
         load_weights(family, load_file(parent / "weights.safetensors"), refit_buffers=True)
@@ -137,7 +141,7 @@ def _complete(
         "steps": result.steps,
         "dataset": dataset.dataset.digest,
     }
-    if isinstance(reader, TextWindows) and (alphabet := reader.tokeniser.content()) is not None:
+    if isinstance(reader, TextWindows | Captions) and (alphabet := reader.tokeniser.content()) is not None:
         about["more_files"] = {TOKENISER_FILE: alphabet}
     assemble(family, folder, **about)
     reporter.ending("evaluate", result)

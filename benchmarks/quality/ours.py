@@ -30,6 +30,7 @@ from workers.export import export
 from workers.parity import parity
 from workers.publish import assemble
 from workers.training.batches import Reader
+from workers.training.captions import Captions, has_captions, prepare_captions
 from workers.training.texts import TextWindows, prepare_texts
 from workers.training.trainer import Plan, train
 from workers.training.weights import build_seeded
@@ -102,6 +103,8 @@ def trained(model: Model, reader: DatasetReader, run: Run) -> Iterator[Trained]:
         rows: Reader = reader
         if reader.spec.modality == "text":
             config, rows = prepare_texts(reader, config, Path(place) / "texts")
+        elif config.reads_captions and has_captions(reader.spec):
+            config, rows = prepare_captions(reader, config)
         family = build_seeded(config, rows.spec, rows.profile(), run.seed)
         budget = run.budget(model.budget)
         plan = Plan(budget=budget, seed=run.seed, accelerator=run.accelerator, threads=run.threads)
@@ -109,7 +112,7 @@ def trained(model: Model, reader: DatasetReader, run: Run) -> Iterator[Trained]:
         folder = Path(place) / "artifact"
         graphs = export(family, folder)
         parity(family, folder, graphs, rows.read(Part.TRAIN, slice(0, PARITY_ROWS)))
-        alphabet = rows.tokeniser.content() if isinstance(rows, TextWindows) else None
+        alphabet = rows.tokeniser.content() if isinstance(rows, TextWindows | Captions) else None
         assemble(
             family, folder, graphs=graphs, seed=run.seed, steps=result.steps, dataset=reader.dataset.digest,
             more_files=None if alphabet is None else {TOKENISER_FILE: alphabet},

@@ -13,6 +13,7 @@ __all__ = ["Program", "program"]
 def program(model: Model) -> Program:
     """Return the program of the model's kind. Raises Conflict for a kind that this engine does not serve."""
     from engine.kinds.bijective import BijectiveProgram
+    from engine.kinds.embedding import EmbeddingProgram
     from engine.kinds.implicit import ImplicitProgram
     from engine.kinds.latent import LatentProgram
 
@@ -20,6 +21,7 @@ def program(model: Model) -> Program:
         Kind.LATENT: LatentProgram,
         Kind.BIJECTIVE: BijectiveProgram,
         Kind.IMPLICIT: ImplicitProgram,
+        Kind.EMBEDDING: EmbeddingProgram,
     }
     kind = model.manifest.kind
     if kind is Kind.LATENT and model.has("prior_step"):
@@ -31,6 +33,10 @@ def program(model: Model) -> Program:
         from engine.kinds.tokens import TokenProgram
 
         return TokenProgram(model) if model.manifest.data.modality == "text" else CellProgram(model)
+    if kind is Kind.EMBEDDING and model.has("embed_text"):
+        from engine.kinds.pair import PairProgram
+
+        return PairProgram(model)
     if kind not in programs:
         raise Conflict(f"this server answers models of the kinds {', '.join(programs)}; this one is {kind}")
     return programs[kind](model)

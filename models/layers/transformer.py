@@ -1,4 +1,4 @@
-"""Causal transformer: a sequence of states in one pass, or one state at a time over a cache of fixed shape.
+"""Transformer, causal where not said otherwise: a sequence of states in one pass, or one at a time over a cache.
 
     h ← h + attention(norm(h)),   h ← h + W₂ relu(W₁ norm(h))²
 
@@ -50,11 +50,11 @@ def turned(v: Tensor, turn: Turn) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with several heads."""
+    """Self-attention with several heads, to what came before unless it is not ``causal``."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, *, causal: bool = True) -> None:
         super().__init__()
-        self.heads, self.head_width, self.dropout = heads, width // heads, dropout
+        self.heads, self.head_width, self.dropout, self.causal = heads, width // heads, dropout, causal
         self.inputs = nn.Linear(width, 3 * width, bias=False)
         self.outputs = nn.Linear(width, width, bias=False)
 
@@ -65,7 +65,7 @@ class Attention(nn.Module):
             # Under autocast the angles are wider than what they turn.
             q, k = turned(q, asked).to(v.dtype), turned(k, own).to(v.dtype)
         dropout = self.dropout if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal, dropout_p=dropout)
         out: Tensor = self.outputs(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -89,10 +89,10 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention, then a perceptron, each added to its input."""
 
-    def __init__(self, width: int, heads: int, dropout: float, depth: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, depth: int, *, causal: bool = True) -> None:
         """``depth``: blocks in all; the branches start smaller the more there are."""
         super().__init__()
-        self.attention = Attention(width, heads, dropout)
+        self.attention = Attention(width, heads, dropout, causal=causal)
         self.norm, self.second_norm = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
         self.widen, self.narrow = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
@@ -119,16 +119,24 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """``depth`` causal blocks and a last norm."""
+    """``depth`` blocks and a last norm."""
 
     def __init__(
-        self, width: int, depth: int, heads: int, context: int, dropout: float = 0.0, *, rotary_places: int = 0
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        context: int,
+        dropout: float = 0.0,
+        *,
+        rotary_places: int = 0,
+        causal: bool = True,
     ) -> None:
         """``rotary_places``: how many places there are for rotary positions; 0: none, inputs say where they stand."""
         super().__init__()
         self.cache_shape = (depth, 2, heads, context, width // heads)
         self.rotary = Rotary(rotary_places, width // heads) if rotary_places else None
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, depth) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, depth, causal=causal) for _ in range(depth))
         self.norm = nn.LayerNorm(width, bias=False)
 
     def forward(self, h: Tensor, places: Tensor | None = None, next_places: Tensor | None = None) -> Tensor:

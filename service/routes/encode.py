@@ -14,6 +14,7 @@ from service.answers import Answer
 from service.calls import Call, R, serve
 from service.documentation import verb_body, verb_responses
 from service.inputs import ParsedRows
+from service.pairs import given_texts, text_encodings
 from service.schemas.answers import EncodeResponse
 from service.schemas.verbs import EncodeRequest
 from service.tensors import wrong
@@ -34,6 +35,8 @@ async def encode(request: Request) -> Response:
 
 
 def _encode(call: Call[EncodeRequest]) -> Answer:
+    if (texts := given_texts(call.request.inputs, "inputs")) is not None:
+        return _texts(call, texts)
     rows = call.rows(call.request.inputs)
     if call.request.codes:
         return _codes(call, rows)
@@ -54,6 +57,26 @@ def _encode(call: Call[EncodeRequest]) -> Answer:
         main="vectors",
         vectors=frozenset({"vectors", "log_scale"}),
         format=call.request.format,
+    )
+
+
+def _texts(call: Call[EncodeRequest], texts: list[str]) -> Answer:
+    """Vectors of texts, in the space of the pictures."""
+    asked = call.request
+    if asked.codes or asked.given is not None:
+        raise wrong("inputs", "are texts, which have neither codes nor labels; leave `codes` and `given` out")
+    vectors = call.moved(text_encodings(call, texts, "inputs").vectors, asked.directions)
+    return Answer(
+        facts=call.facts(
+            space=call.version.manifest.space,
+            dimensions=vectors.shape[1],
+            directions=asked.directions,
+            cache=call.cache_facts(),
+        ),
+        arrays={"vectors": vectors},
+        main="vectors",
+        vectors=frozenset({"vectors"}),
+        format=asked.format,
     )
 
 

@@ -11,7 +11,8 @@ from service.answers import Answer, check_cells
 from service.calls import Call, serve
 from service.documentation import verb_body, verb_responses
 from service.inputs import check_rows_limit
-from service.schemas.answers import PredictResponse
+from service.pairs import match
+from service.schemas.answers import CaptionPredictResponse, PredictResponse
 from service.schemas.texts import TextPredictResponse
 from service.schemas.verbs import PredictRequest
 from service.tensors import wrong
@@ -25,14 +26,21 @@ router = APIRouter(tags=["verbs"])
     operation_id="predict",
     summary="Hidden cells given the shown ones",
     openapi_extra=verb_body(PredictRequest),
-    responses=verb_responses(PredictResponse, pictures=True, texts=TextPredictResponse),
+    responses=verb_responses(
+        PredictResponse, pictures=True, texts=TextPredictResponse, captions=CaptionPredictResponse
+    ),
 )
 async def predict(request: Request) -> Response:
-    """Answer the mean, draws and spread of hidden cells, and their conditional log-density."""
+    """Answer the mean, draws and spread of hidden cells, and their conditional log-density.
+
+    With `captions` a model of pictures and captions answers how probable each of these is for each picture.
+    """
     return await serve(request, Verb.PREDICT, PredictRequest, _predict, pictures=True)
 
 
 def _predict(call: Call[PredictRequest]) -> Answer:
+    if call.request.captions is not None:
+        return match(call)
     if is_text(call):
         return predict_texts(call)
     refuse_text_fields(call.request)

@@ -15,6 +15,7 @@ from service.answers import Answer, check_cells
 from service.calls import Call, serve
 from service.documentation import verb_body, verb_responses
 from service.inputs import ParsedRows
+from service.pairs import given_texts, text_encodings
 from service.routes.encode import encodings
 from service.schemas.answers import SimilarityResponse
 from service.schemas.verbs import SimilarityRequest
@@ -44,26 +45,25 @@ def _similarity(call: Call[SimilarityRequest]) -> Answer:
 
 
 def _pairs(call: Call[SimilarityRequest]) -> Answer:
-    a, b = call.rows(call.request.a, location="a"), call.rows(call.request.b, location="b")
-    check_cells(len(a) * len(b), call.gateway.settings.max_cells, "rows")
+    a, b = _source(call, call.request.a, "a"), _source(call, call.request.b, "b")
+    check_cells(len(a.vectors) * len(b.vectors), call.gateway.settings.max_cells, "rows")
     metric = Metric(call.request.metric)
-    scores = similarity(_encoded(call, a), _encoded(call, b), metric)
+    scores = similarity(a, b, metric)
     return _answer(call, metric, scores, {})
 
 
 def _nearest(call: Call[SimilarityRequest]) -> Answer:
     asked, against = call.request, call.request.against
     assert against is not None
-    query = call.rows(asked.query, location="query")
-    check_cells(len(query) * asked.top_k, call.gateway.settings.max_cells, "rows or neighbours")
+    query = _source(call, asked.query, "query")
+    check_cells(len(query.vectors) * asked.top_k, call.gateway.settings.max_cells, "rows or neighbours")
     metric = Metric(asked.metric)
     more: dict[str, object] = {}
     if against.dataset is None:
-        rows = call.rows(against.inputs, location="against.inputs")
-        stream = iter([_encoded(call, rows)])
+        stream = iter([_source(call, against.inputs, "against.inputs")])
     else:
         more["dataset"], stream = _dataset(call, against.dataset)
-    found = top_k(_encoded(call, query), stream, metric, asked.top_k)
+    found = top_k(query, stream, metric, asked.top_k)
     return _answer(call, metric, found.scores, {**more, "indices": found.indices})
 
 
@@ -82,6 +82,13 @@ def _dataset(call: Call[SimilarityRequest], name: str) -> tuple[str, Iterator[En
             yield encodings(call, rows, batch.y) if labelled else _encoded(call, rows)
 
     return reader.dataset.digest, stream()
+
+
+def _source(call: Call[SimilarityRequest], source: object, location: str) -> Encoding:
+    """Vectors of rows, or of texts where the model reads both."""
+    if (texts := given_texts(source, location)) is not None:
+        return text_encodings(call, texts, location)
+    return _encoded(call, call.rows(source, location=location))
 
 
 def _encoded(call: Call[SimilarityRequest], rows: ParsedRows) -> Encoding:

@@ -134,6 +134,17 @@ class PredictResponse(VerbResponse):
     non_finite: dict[str, list[int]] | None = None
 
 
+class CaptionPredictResponse(VerbResponse):
+    """`/predict` with `captions`: how probable each is for each picture, if it is one of these."""
+
+    captions: list[str]
+    best: list[str] = Field(description="The most probable caption of each picture.")
+    probabilities: Numbers = Field(description="`(B, K)`: pictures by captions; each line adds up to one.")
+    log_prob: Numbers = Field(description="Their logarithms, nats.")
+    unit: Literal["nats"]
+    scale: float = Field(description="What cosines were multiplied by.")
+
+
 class SimilarityResponse(VerbResponse):
     """`scores (A, B)` of `a` with `b`; or the nearest of `against`, nearest first, with their `indices`."""
 

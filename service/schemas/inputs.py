@@ -59,6 +59,34 @@ Inputs = Annotated[
     ),
 ]
 
+CAPTION = Annotated[str, Field(min_length=1, max_length=10_000)]
+Texts = Annotated[list[CAPTION], Field(min_length=1, max_length=10_000)]
+
+
+class TextInputs(Closed):
+    """Texts in the place of rows, for models that read both."""
+
+    texts: Texts
+
+
+RowsOrTexts = Annotated[
+    SkipValidation[
+        list[list[Number]]
+        | list[list[list[Number]]]
+        | list[list[list[list[Number]]]]
+        | Tensor
+        | list[Picture]
+        | list[Row]
+        | list[str]
+        | TextInputs
+    ],
+    Field(
+        description="Rows, in any form that other verbs take; for a model of pictures and captions also "
+        '`{"texts": [...]}`.'
+    ),
+]
+
+
 Mask = Annotated[
     SkipValidation[
         list[list[bool]]

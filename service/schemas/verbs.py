@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.schemas.inputs import Closed, Codes, Given, Inputs, Mask, SampleGiven, Vectors
+from contracts.artifact import Verb
+from service.schemas.inputs import Closed, Codes, Given, Inputs, Mask, RowsOrTexts, SampleGiven, Texts, Vectors
 
 LARGEST_SEED = 2**63 - 1
 # Seeds that are drawn here stay within what every JSON reader keeps exactly.
@@ -52,6 +53,10 @@ class VerbRequest(Closed):
         """Whether pictures and their masks may come as the files of a form."""
         return "mask" in cls.model_fields
 
+    def needs(self, verb: Verb) -> Verb:
+        """The verb that a model must answer for this request to ``verb``."""
+        return verb
+
     @property
     def waits(self) -> bool:
         """Whether its answer takes longer than its like, or waits for more than a model in memory, so that it may not
@@ -72,7 +77,7 @@ class MovedRequest(VerbRequest):
 class EncodeRequest(MovedRequest):
     """Rows to vectors."""
 
-    inputs: Inputs
+    inputs: RowsOrTexts
     codes: bool = Field(
         default=False, description="Of models that have codes: answer their numbers in the place of their vectors."
     )
@@ -159,9 +164,11 @@ class LogProbRequest(VerbRequest):
 
 
 class PredictRequest(DrawnRequest):
-    """Hidden cells given the shown ones; of texts, what follows a prefix or fills a gap."""
+    """Hidden cells given the shown ones; of texts, what follows a prefix or fills a gap; of pictures, which of some
+    captions fits."""
 
     inputs: Inputs
+    captions: Annotated[Texts | None, Field(description="Models of pictures and captions: what to choose from.")] = None
     mask: Mask = None
     seed: Seed = 0
     draws: int = Field(default=1, ge=0, description="Completed rows drawn per row; 0: none.")
@@ -181,11 +188,14 @@ class PredictRequest(DrawnRequest):
         default="mean", description="What a PNG or NPY answer holds; of the draws a PNG has one line per row."
     )
 
+    def needs(self, verb: Verb) -> Verb:
+        return verb if self.captions is None else Verb.ENCODE
+
 
 class Against(Closed):
     """What a query is compared with: rows in the request, or the rows of a dataset. Exactly one of them."""
 
-    inputs: Inputs | None = None
+    inputs: RowsOrTexts | None = None
     dataset: str | None = Field(default=None, min_length=1, description="Name or digest of a dataset.")
 
     @model_validator(mode="after")
@@ -200,9 +210,9 @@ class SimilarityRequest(VerbRequest):
 
     body_field: ClassVar[str | None] = None
 
-    a: Inputs | None = None
-    b: Inputs | None = None
-    query: Inputs | None = None
+    a: RowsOrTexts | None = None
+    b: RowsOrTexts | None = None
+    query: RowsOrTexts | None = None
     against: Against | None = None
     given: Given | None = Field(default=None, description="For conditional models: one label for every row.")
     top_k: int = Field(default=10, ge=1, le=1000, description="Neighbours per query; `against` only.")

@@ -83,10 +83,11 @@ def share(total: int, rank: int, world: int) -> slice:
 
 
 def to_batch(rows: RowsLike, device: torch.device | str = "cpu") -> Batch:
-    """Return rows as tensors on ``device``: x in the dtype of the data, y int64."""
+    """Return rows as tensors on ``device``: x in the dtype of the data, y and the tokens of captions int64."""
     x = torch.from_numpy(_writable(rows.x)).to(device)
     y = None if rows.y is None else torch.from_numpy(_writable(rows.y)).to(device)
-    return Batch(x, y)
+    tokens = getattr(rows, "tokens", None)
+    return Batch(x, y, None if tokens is None else torch.from_numpy(_writable(tokens)).to(device))
 
 
 def _writable(array: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -51,7 +51,7 @@ class Completion(ABC):
             return batch
         generator = torch.Generator().manual_seed(hash_words(_FIT, *words))
         eps = torch.randn(total or len(batch), self.noise_width, generator=generator, dtype=torch.float64)
-        return Batch(self.fill(batch.x, eps[rows or slice(None)].to(batch.x.device)), batch.y)
+        return Batch(self.fill(batch.x, eps[rows or slice(None)].to(batch.x.device)), batch.y, batch.tokens)
 
 
 def fit_completion(reader: Reader, device: torch.device | str = "cpu") -> Completion | None:

@@ -175,8 +175,8 @@ def test_a_refused_verb_says_what_to_use(affine):
 
 def test_a_kind_of_another_engine_is_a_conflict(affine):
     model = affine.model()
-    model.manifest = model.manifest.model_copy(update={"kind": "embedding"})
-    with pytest.raises(Conflict, match="embedding"):
+    model.manifest = model.manifest.model_copy(update={"kind": "relational"})
+    with pytest.raises(Conflict, match="relational"):
         program(model)
 
 
