@@ -15,7 +15,9 @@ from contracts.data import Part
 from contracts.errors import VerbUnsupported
 from engine.answers import weakest
 from engine.kinds import Program
+from engine.kinds.pair import PairProgram
 from engine.kinds.tokens import TokenProgram
+from workers.caption_figures import score_captions
 from workers.text_figures import score_texts
 from workers.training.batches import Reader, permute
 
@@ -52,6 +54,8 @@ def evaluate(program: Program, reader: Reader, *, seconds: float = SECONDS) -> E
         metrics |= score_texts(program, reader, part, seconds, timings, key=_KEY)
     elif program.manifest.supports(Verb.LOG_PROB):
         metrics |= _score(program, reader, part, seconds, timings)
+    if isinstance(program, PairProgram):
+        metrics |= score_captions(program, reader, part)
     if program.manifest.supports(Verb.ENCODE) and program.manifest.supports(Verb.DECODE):
         error = _reconstruct(program, reader, part, timings)
         metrics |= {} if error is None else {"reconstruction_mse": error}

@@ -25,6 +25,8 @@ ROWS = 256
 PERMUTATIONS = 99
 ACROSS = LINES = 8
 """Pictures of a preview."""
+COMPARED = 4096
+"""Train rows among which neighbours are sought."""
 TEXTS, TEXT_TOKENS = 4, 200
 
 
@@ -79,6 +81,33 @@ def reconstruct(program: Program, reader: Reader) -> tuple[NDArray[Any], NDArray
     rows = reader.read(part, permute(np.arange(ACROSS * LINES // 2, dtype=np.int64) % count, count, 0))
     given = rows.y if manifest.condition is not None else None
     return rows.x, program.decode(program.encode(rows.x, given=given).vectors, given=given)
+
+
+def neighbours(program: Program, reader: Reader) -> NDArray[Any] | None:
+    """Lines of a held-out picture and its nearest train pictures by cosine, for a model that makes vectors alone; None
+    where it does more, or rows are no pictures."""
+    manifest = program.manifest
+    makes_more = any(manifest.supports(verb) for verb in (Verb.DECODE, Verb.SAMPLE))
+    if reader.spec.image is None or makes_more or not manifest.supports(Verb.ENCODE):
+        return None
+    part = next(part for part in (Part.TEST, Part.VALID, Part.TRAIN) if reader.count(part))
+    asked = permute(np.arange(LINES, dtype=np.int64) % reader.count(part), reader.count(part), 0)
+    count = min(reader.count(Part.TRAIN), COMPARED)
+    known = permute(np.arange(count, dtype=np.int64), reader.count(Part.TRAIN), 1)
+    queries, rows = reader.read(part, asked).x, reader.read(Part.TRAIN, known).x
+    a, b = (_unit(program.encode(each).vectors) for each in (queries, rows))
+    nearest = np.argsort(-(a @ b.T), axis=1, kind="stable")[:, : ACROSS - 1]
+    # Of few pictures some are shown again, so that the lines are full.
+    lines = [
+        np.concatenate([queries[row][None], rows[np.resize(near, ACROSS - 1)]]) for row, near in enumerate(nearest)
+    ]
+    return np.concatenate(lines)
+
+
+def _unit(vectors: NDArray[Any]) -> NDArray[np.float64]:
+    wide = vectors.astype(np.float64)
+    unit: NDArray[np.float64] = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
 def preview(

@@ -164,7 +164,10 @@ def _complete(
         rows={str(part): dataset.count(part) for part in Part},
         history=result.history,
     )
-    pictures = likeness.preview(sets, pairs) if reader.spec.image is not None else None
+    pictures = None
+    if reader.spec.image is not None:
+        pictures = likeness.neighbours(answerer, dataset) if not sets and pairs is None else None
+        pictures = likeness.preview(sets, pairs) if pictures is None else pictures
     assemble(family, folder, card=card, preview=pictures, **about)
 
 

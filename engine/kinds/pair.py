@@ -60,6 +60,10 @@ class PairProgram(EmbeddingProgram):
             encoded.append(tokens)
         return pad_tokens(encoded, self.context, self._tokeniser.size)
 
+    def shortened(self, text: str) -> str:
+        """The beginning of a text that fits into the context, as training saw it."""
+        return self._tokeniser.decode(self._tokeniser.encode(text)[: self.context - 1].tolist()).rstrip("\ufffd")
+
     def match(self, x: NDArray[np.generic], captions: Sequence[str]) -> Match:
         """Return how probable each caption is for each picture ``x`` (B, *row), among these captions."""
         if len(captions) < 2:
