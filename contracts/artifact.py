@@ -53,6 +53,12 @@ symbolic, every graph treats rows independently and draws nothing itself.
 *implicit* (gan)
     generate    eps (B, K), temperature (B,), u (B, cells)?, y? → draw (B, *row)  temperature times eps; u of categories
 
+*embedding* (simclr, clip)
+    embed       x                            → vector (B, L)
+    embed_text  tokens (B, C)                → vector (B, L)                      pairs only: a caption's tokens, then ⊥
+                                                                                  until the C places are full; both of
+                                                                                  length 1
+
 Where data have discrete cells and the graph works on densities, ``u`` in [0, 1) is added to the
 discrete cells inside the graph, and ``draw``/``x`` come back on that dequantised scale
 (a discrete value v stands for [v, v+1); ``DataSpec.quantise`` floors it). ``mean`` is the expected
@@ -66,6 +72,7 @@ Constants (safetensors, float64). A mixture of Gaussians with K components in n 
     proposal.*   flow: mixture fitted on train rows over the (dequantised) cells, proposal of conditionals
     codebook     vqvae: vectors (levels, K, D); a row's vector is those of its codes
     blocks       vqvae of images (levels, 3): rows and columns of a level's sites, and pixels a side under each
+    logit_scale  clip (1,): what cosines are multiplied by before the softmax over captions
     order        autoregressive over cells in one order: the cells' numbers in that order
 """
 

@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from contracts.errors import Problem
-from service.cli import datasets, directions, jobs, models, reconstructions, verbs
+from service.cli import datasets, directions, jobs, models, probes, reconstructions, verbs
 from service.cli.client import ServiceError
 from service.cli.files import FileError
 from service.cli.output import Session, console, print_problem
@@ -71,6 +71,7 @@ app.command("families")(models.families)
 app.command("encode")(verbs.encode)
 app.command("decode")(verbs.decode)
 app.command("reconstruct")(reconstructions.reconstruct)
+app.command("probe")(probes.probe)
 app.command("sample")(verbs.sample)
 app.command("log-prob")(verbs.log_prob)
 app.command("predict")(verbs.predict)

@@ -22,6 +22,9 @@ Model = Annotated[str, typer.Argument(help="name, name@3 or name@alias.")]
 Files = Annotated[
     list[str], typer.Argument(help="Rows: .csv, .json, .jsonl, .npy, .png, .jpg, or - for standard input.")
 ]
+SomeFiles = Annotated[
+    list[str] | None, typer.Argument(help="Rows: .csv, .json, .jsonl, .npy, .png, .jpg, or - for standard input.")
+]
 Output = Annotated[
     str | None, typer.Option("--output", "-o", help="Write the answer to this file; - is standard output.")
 ]
@@ -42,17 +45,21 @@ MEDIA = {"npy": "application/x-npy", "picture": "image/png"}
 def encode(
     context: typer.Context,
     model: Model,
-    files: Files,
+    files: SomeFiles = None,
     direction: Directions = None,
     output: Output = None,
     label: Label = None,
     space: Space = None,
     codes: Annotated[bool, typer.Option("--codes", help="The numbers of codes, of models that have them.")] = False,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="Texts, of models of pictures and captions, in place of files.")
+    ] = None,
 ) -> None:
     """Rows to vectors. Output: .npy, .csv, .json, .jsonl."""
     here = session(context)
     moved = {"directions": read_strengths(direction)}
-    body = {"model": model, "inputs": read_inputs(files), **moved, "given": given(label), "space": space}
+    inputs = rows_or_texts(files, text)
+    body = {"model": model, "inputs": inputs, **moved, "given": given(label), "space": space}
     if codes:
         answer_rows(here, "/encode", body | {"codes": True}, "codes", output)
         return
@@ -193,13 +200,20 @@ def predict(
     samples: Samples = None,
     output: Output = None,
     label: Label = None,
+    caption: Annotated[
+        list[str] | None,
+        typer.Option("--caption", help="Models of pictures and captions: what to choose from (repeat for more)."),
+    ] = None,
 ) -> None:
-    """Hidden cells given the shown ones: mean ± sd, draws, and how probable.
+    """Hidden cells given the shown ones: mean ± sd, draws, and how probable. With --caption: which fits each picture.
 
-    Output (the mean): .csv, .npy, .json, .png.
+    Output (the mean): .csv, .npy, .json, .png; of captions .csv, .json, .jsonl.
     """
     here = session(context)
     inputs = read_inputs(files)
+    if caption:
+        print_match(here, {"model": model, "inputs": inputs, "captions": caption}, output)
+        return
     body = {
         "model": model,
         **hidden_inputs(inputs, mask, hide or [], lambda: data_spec(here, model)["image"]),
@@ -226,7 +240,10 @@ def predict(
 def similarity(
     context: typer.Context,
     model: Model,
-    query: Annotated[list[str], typer.Argument(help="Rows that are looked up.")],
+    query: Annotated[list[str] | None, typer.Argument(help="Rows that are looked up.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="Look up texts, of models of pictures and captions.")
+    ] = None,
     against: Annotated[
         list[str] | None, typer.Option("--against", help="Rows to compare with, from files (repeat for more).")
     ] = None,
@@ -244,7 +261,7 @@ def similarity(
         "/similarity",
         {
             "model": model,
-            "query": read_inputs(query),
+            "query": rows_or_texts(query, text),
             "against": other,
             "metric": metric,
             "top_k": top_k,
@@ -261,6 +278,29 @@ def similarity(
                 for rank, (index, score) in enumerate(zip(indices, scores, strict=True), start=1)
             ),
         )
+
+    here.show(answer, people)
+
+
+def rows_or_texts(files: list[str] | None, texts: list[str] | None) -> Any:
+    """What a request takes of either."""
+    if bool(files) == bool(texts):
+        raise typer.BadParameter("give either files of rows or --text")
+    return {"texts": texts} if texts else read_inputs(files or [])
+
+
+def print_match(here: Session, body: Json, output: str | None) -> None:
+    """How probable each caption is for each picture, the best one named."""
+    answer = here.client.post("/predict", body)
+    captions, table = answer["captions"], answer["probabilities"]
+    if output is not None:
+        write_rows(output, [{"best": best, **dict(zip(captions, line, strict=True))}
+                            for best, line in zip(answer["best"], table, strict=True)])  # fmt: skip
+        return
+
+    def people() -> None:
+        rows = ((index, best, *line) for index, (best, line) in enumerate(zip(answer["best"], table, strict=True)))
+        print_table(("picture", "best", *captions), rows)
 
     here.show(answer, people)
 
