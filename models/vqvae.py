@@ -23,20 +23,19 @@ of all levels, the top first, ``u`` ``(B, cells)``, ``y`` ``(B,)`` labels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from contracts.artifact import AnswerKind, Kind, TensorSpec, Verb, VerbSpec
 from contracts.data import Column, ColumnType, DataProfile, DataSpec, ImageShape, Role
 from contracts.families import FamilyConfig, VQVAEConfig
 from models.family import Batch, Family, Graph, LossStage, Noise, Stage, Terms, Tiny, first_rows, refused, supported
-from models.layers.code_networks import Features, Flat, Grid
-from models.layers.likelihoods import Likelihood
+from models.layers.code_autoencoder import CodeAutoencoder, code_constants, code_feed, code_graphs, soft_graphs
 from models.layers.networks import default_batch_size, default_width, is_convolutional
-from models.layers.quantisers import FSQ, AttentionCodebook, Codebook, Quantiser, attend, perplexity, scores
-from models.layers.segments import Segment, SegmentScore, SegmentStep, SegmentTransformer
+from models.layers.quantisers import attend, perplexity
+from models.layers.segments import Segment, SegmentTransformer, prior_graphs
 
 STARTING_ROWS, COUNTED_ROWS = 2048, 8192
 """Rows that codebooks begin from, and that the use of codes is counted on."""
@@ -105,45 +104,16 @@ class VQVAE(Family[VQVAEConfig]):
         return [codes, FitPrior(self, self.prior)]
 
     def constants(self) -> dict[str, Tensor]:
-        if self.prior is None:
-            return {}
-        books = torch.stack([self.codes.quantiser(level).codebook() for level in range(len(self.codes.sites))])
-        blocks = torch.tensor(self.codes.blocks, dtype=torch.float64).reshape(-1, 3)
-        return {"codebook": books.to(torch.float64), "blocks": blocks}
+        return {} if self.prior is None else code_constants(self.codes)
 
     def graphs(self) -> dict[str, Graph]:
-        row, cells, n = self.spec.row_shape, self.spec.cells, sum(self.codes.sites)
-        image = self.spec.image is not None
-        floating: Literal["float32", "float64"] = "float32" if image else "float64"
-        x = TensorSpec(name="x", dtype="uint8" if image else "float64", shape=("B", *row))
-        shown = TensorSpec(name="shown", dtype="bool", shape=("B", *row))
-        u = TensorSpec(name="u", dtype=floating, shape=("B", cells), noise="uniform")
-        expected, draw = (TensorSpec(name=name, dtype=floating, shape=("B", *row)) for name in ("mean", "draw"))
         if self.prior is None:
-            vector = TensorSpec(name="mean", dtype="float32", shape=("B", self.latent_dimensions))
-            z = TensorSpec(name="z", dtype="float32", shape=("B", self.latent_dimensions))
-            return {
-                "posterior": Graph(Attend(self), (x, shown), (vector,)),
-                "likelihood": Graph(DecodeVectors(self), (z, u), (expected, draw)),
-            }
-        codes = TensorSpec(name="codes", dtype="int64", shape=("B", n))
-        guide = TensorSpec(name="guide", dtype="float32", shape=("B", n, self.codes.quantiser(0).codes))
+            return soft_graphs(self.codes)
         y = (TensorSpec(name="y", dtype="int64", shape=("B",)),) if self.classes else ()
-        code, site = (TensorSpec(name=name, dtype="int64", shape=("B",)) for name in ("code", "site"))
-        cache, new_cache = (
-            TensorSpec(name=name, dtype="float32", shape=("B", *self.prior.body.cache_shape))
-            for name in ("cache", "new_cache")
-        )
-        logits = TensorSpec(name="logits", dtype="float32", shape=("B", self.prior.alphabet))
-        log_prob = TensorSpec(name="log_prob", dtype="float32", shape=("B", n))
-        likely = TensorSpec(name="log_likelihood", dtype=floating, shape=("B",))
-        return {
-            "codes": Graph(Choose(self), (x, shown), (codes, guide)),
-            "likelihood": Graph(Decode(self), (codes, u), (expected, draw)),
-            "score": Graph(Score(self), (x, shown, codes), (likely,)),
-            "prior_score": Graph(SegmentScore(self.prior), (codes, *y), (log_prob,)),
-            "prior_step": Graph(SegmentStep(self.prior), (code, site, cache, *y), (logits, new_cache)),
-        }
+        return code_graphs(self.codes) | prior_graphs(self.prior, y)
+
+    def feed(self, name: str, rows: int) -> Tensor | None:
+        return code_feed(self.codes, name, rows)
 
     def verbs(self) -> dict[Verb, VerbSpec]:
         verbs = {verb: supported(AnswerKind.EXACT) for verb in (Verb.ENCODE, Verb.DECODE, Verb.SIMILARITY)}
@@ -159,16 +129,6 @@ class VQVAE(Family[VQVAEConfig]):
             Verb.LOG_PROB: supported(AnswerKind.LOWER_BOUND),
             Verb.PREDICT: supported(AnswerKind.ESTIMATE),
         }
-
-    def feed(self, name: str, rows: int) -> Tensor | None:
-        sites, codes = sum(self.codes.sites), self.codes.quantiser(0).codes
-        row = torch.arange(rows)
-        values = {
-            "codes": (5 * row[:, None] + 3 * torch.arange(sites)) % codes,
-            "code": (5 * row) % codes,
-            "site": row % sites,
-        }
-        return values.get(name)
 
     def figures(self) -> dict[str, float]:
         """Use of the codes over train rows, the top level first."""
@@ -231,84 +191,6 @@ class VQVAE(Family[VQVAEConfig]):
             (table, {"assignment": "soft", "annealed": True, "sites": 3}),
         ]
         return [Tiny(VQVAEConfig.model_validate({**small, **knobs}), spec) for spec, knobs in cases]
-
-
-class CodeAutoencoder(nn.Module):
-    """Encoder, quantisers of the levels and decoder: what the first stage trains."""
-
-    def __init__(self, config: VQVAEConfig, spec: DataSpec, profile: DataProfile) -> None:
-        super().__init__()
-        assert config.dimensions is not None
-        assert config.sites is not None
-        self.config, self.spec = config, spec
-        self.likelihood = Likelihood(spec, profile, config.likelihood)
-        masks = bool(config.masking) or any(column.missing for column in spec.features)
-        self.features = Features(spec, profile, sees_mask=masks)
-        size: dict[str, Any] = {"width": config.width or 0, "depth": config.depth or 0, "dimensions": config.dimensions}
-        self.net: Grid | Flat
-        if config.network == "convolutional":
-            about: dict[str, Any] = {"levels": config.levels, "sees_mask": masks, "dropout": config.dropout}
-            self.net = Grid(spec, self.likelihood.width, **size, **about)
-            self.blocks = self.net.blocks()
-        else:
-            inputs, outputs = self.features.width, self.likelihood.width
-            self.net = Flat(inputs, outputs, sites=config.sites, dropout=config.dropout, **size)
-            self.blocks = []
-        self.sites = self.net.sites
-        self.quantisers = nn.ModuleList(_quantiser(config) for _ in self.sites)
-        self.register_buffer("counted", torch.zeros(len(self.sites), self.quantiser(0).codes))
-        # Mean square per entry between a masked row's vectors and the codes of the whole row.
-        self.register_buffer("spread", torch.ones(len(self.sites)))
-
-    counted: Tensor
-    spread: Tensor
-
-    @property
-    def use(self) -> list[Tensor]:
-        """How often each code was chosen, level by level."""
-        return list(self.counted)
-
-    def vectors(self, x: Tensor, shown: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What the encoder compares with codes, and the codes, of each level."""
-        found: list[Tensor] = []
-        codes: list[Tensor] = []
-
-        def hard(w: Tensor, level: int) -> Tensor:
-            q = self.quantiser(level)
-            found.append(q.unit(w))
-            codes.append(q.choose(found[-1]))
-            return q.lookup(codes[-1])
-
-        self.net.encode(self.features(x, shown), hard)
-        return found, codes
-
-    def quantiser(self, level: int) -> Quantiser:
-        quantiser = self.quantisers[level]
-        assert isinstance(quantiser, Quantiser)
-        return quantiser
-
-    def outputs(self, codes: Tensor) -> Tensor:
-        """What the likelihood is made of, of ``codes`` ``(B, N)``."""
-        parts = torch.split(codes, list(self.sites), 1)
-        return self.net.decode([self.quantiser(level).lookup(part) for level, part in enumerate(parts)])
-
-    def soft(self, x: Tensor, shown: Tensor) -> list[Tensor]:
-        """Attention to the codebooks, of each level."""
-
-        def mix(w: Tensor, level: int) -> Tensor:
-            q = self.quantiser(level)
-            return attend(q.unit(w), q.codebook(), self.config.softness)
-
-        return self.net.encode(self.features(x, shown), mix)
-
-
-def _quantiser(config: VQVAEConfig) -> Quantiser:
-    assert config.dimensions is not None
-    if config.quantiser == "fsq":
-        return FSQ(config.fsq_levels)
-    if config.assignment == "soft":
-        return AttentionCodebook(config.codes, config.dimensions, score=config.score)
-    return Codebook(config.codes, config.dimensions, score=config.score, decay=config.decay, least_use=config.restart)
 
 
 class FitCodes(LossStage):
@@ -431,56 +313,3 @@ class FitPrior(LossStage):
             chosen = torch.cat(codes.vectors(batch.x, ~torch.isnan(batch.x))[1], 1)
         log_p: Tensor = self.module(chosen, batch.y if self.family.classes else None)
         return -log_p.sum(-1)
-
-
-class _Part(nn.Module):
-    """What a graph is exported from."""
-
-    def __init__(self, family: VQVAE) -> None:
-        super().__init__()
-        self.family = family
-
-    def rows(self, h: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        likelihood, row = self.family.codes.likelihood, self.family.spec.row_shape
-        return likelihood.mean(h).reshape(-1, *row), likelihood.draw(h, u).reshape(-1, *row)
-
-
-class Choose(_Part):
-    """Graph ``codes``; ``guide`` is log q(code | shown cells) up to a constant."""
-
-    def forward(self, x: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
-        net = self.family.codes
-        found, codes = net.vectors(x, shown)
-        guide = [scores(w, net.quantiser(level).codebook()) / (2 * net.spread[level]) for level, w in enumerate(found)]
-        return torch.cat(codes, 1), torch.cat(guide, 1)
-
-
-class Decode(_Part):
-    """Graph ``likelihood`` of codes."""
-
-    def forward(self, codes: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        return self.rows(self.family.codes.outputs(codes), u)
-
-
-class Score(_Part):
-    """Graph ``score`` of codes."""
-
-    def forward(self, x: Tensor, shown: Tensor, codes: Tensor) -> Tensor:
-        net = self.family.codes
-        return net.likelihood.score(x.flatten(1), shown.flatten(1), net.outputs(codes))
-
-
-class Attend(_Part):
-    """Graph ``posterior`` of soft assignment."""
-
-    def forward(self, x: Tensor, shown: Tensor) -> Tensor:
-        return torch.cat([z.flatten(1) for z in self.family.codes.soft(x, shown)], 1)
-
-
-class DecodeVectors(_Part):
-    """Graph ``likelihood`` of soft assignment: of vectors as they are."""
-
-    def forward(self, z: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        net = self.family.codes
-        parts = torch.split(z.reshape(-1, sum(net.sites), self.family.config.dimensions or 0), list(net.sites), 1)
-        return self.rows(net.net.decode(parts), u)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from contracts.artifact import TensorSpec
+from models.family import Graph
 from models.layers.transformer import Transformer
 
 
@@ -81,6 +83,12 @@ class SegmentTransformer(nn.Module):
             at += segment.length
         return torch.cat(parts, 1)
 
+    def prefill(self, sequence: Tensor) -> Tensor:
+        """The cache of the first places, given the symbols ``(B, T)`` of as many places."""
+        seen = self.symbols(sequence[:, :-1] + self.first_symbol[: sequence.shape[1] - 1])
+        start = self.start.expand(sequence.shape[0], 1, -1)
+        return self.body.prefill(torch.cat([start, seen], 1) + self.place[: sequence.shape[1]])
+
     def states(self, sequence: Tensor, y: Tensor | None = None) -> Tensor:
         """``(B, N, W)``: each knows the symbols before it."""
         seen = self.symbols(sequence[:, :-1] + self.first_symbol[:-1])
@@ -142,3 +150,66 @@ class SegmentStep(nn.Module):
 
     def forward(self, code: Tensor, site: Tensor, cache: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.net.step(code, site, cache, y)
+
+
+class PromptedScore(nn.Module):
+    """Graph ``prior_score`` of codes after a text, which is the first segment."""
+
+    def __init__(self, net: SegmentTransformer) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, codes: Tensor, tokens: Tensor) -> Tensor:
+        out: Tensor = self.net(torch.cat([tokens, codes], 1))[:, self.net.segments[0].length :]
+        return out
+
+
+class PromptedStart(nn.Module):
+    """Graph ``prior_start``: a text → the cache that steps go on from."""
+
+    def __init__(self, net: SegmentTransformer) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.net.prefill(tokens)
+
+
+class PromptedStep(nn.Module):
+    """Graph ``prior_step`` after a text. Before the first code stands the last symbol of the text, which is ⊥."""
+
+    def __init__(self, net: SegmentTransformer) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, code: Tensor, site: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
+        text = self.net.segments[0]
+        symbol = torch.where(site == 0, text.alphabet - 1, code)
+        logits, cache = self.net.step(symbol, text.length + site, cache)
+        return logits[:, : max(each.alphabet for each in self.net.segments[1:])], cache
+
+
+def prior_graphs(
+    net: SegmentTransformer, y: tuple[TensorSpec, ...] = (), *, prompted: bool = False
+) -> dict[str, Graph]:
+    """The graphs ``prior_score``, ``prior_step`` and, after a text, ``prior_start``."""
+    coded = net.segments[1:] if prompted else net.segments
+    sites, alphabet = sum(each.length for each in coded), max(each.alphabet for each in coded)
+    codes = TensorSpec(name="codes", dtype="int64", shape=("B", sites))
+    code, site = (TensorSpec(name=name, dtype="int64", shape=("B",)) for name in ("code", "site"))
+    cache, new_cache = (
+        TensorSpec(name=name, dtype="float32", shape=("B", *net.body.cache_shape)) for name in ("cache", "new_cache")
+    )
+    logits = TensorSpec(name="logits", dtype="float32", shape=("B", alphabet))
+    log_prob = TensorSpec(name="log_prob", dtype="float32", shape=("B", sites))
+    if not prompted:
+        return {
+            "prior_score": Graph(SegmentScore(net), (codes, *y), (log_prob,)),
+            "prior_step": Graph(SegmentStep(net), (code, site, cache, *y), (logits, new_cache)),
+        }
+    tokens = TensorSpec(name="tokens", dtype="int64", shape=("B", net.segments[0].length))
+    return {
+        "prior_score": Graph(PromptedScore(net), (codes, tokens), (log_prob,)),
+        "prior_start": Graph(PromptedStart(net), (tokens,), (cache,)),
+        "prior_step": Graph(PromptedStep(net), (code, site, cache), (logits, new_cache)),
+    }

@@ -69,6 +69,12 @@ class Attention(nn.Module):
         out: Tensor = self.outputs(mixed.transpose(1, 2).flatten(2))
         return out
 
+    def keys_and_values(self, h: Tensor) -> Tensor:
+        """``h`` ``(B, T, W)`` → what a cache holds of it, ``(B, 2, H, T, D)``; without rotary positions."""
+        kept = self.inputs(h).unflatten(-1, (3, self.heads, self.head_width))[:, :, 1:]
+        out: Tensor = kept.permute(0, 2, 3, 1, 4)
+        return out
+
     def step(
         self, h: Tensor, position: Tensor, cache: Tensor, asked: Turn | None, own: Turn | None
     ) -> tuple[Tensor, Tensor]:
@@ -147,6 +153,17 @@ class Transformer(nn.Module):
             h = block(h, asked, own)
         out: Tensor = self.norm(h)
         return out
+
+    def prefill(self, h: Tensor) -> Tensor:
+        """The cache ``(B, *cache_shape)`` after the first places ``h`` ``(B, T, W)``, in one pass; without rotary
+        positions."""
+        caches = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            kept = block.attention.keys_and_values(block.norm(h))
+            caches.append(functional.pad(kept, (0, 0, 0, self.cache_shape[3] - h.shape[1])))
+            h = block(h, None, None)
+        return torch.stack(caches, 1)
 
     def step(
         self,
