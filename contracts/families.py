@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from contracts.artifact import AnswerKind, Kind, Verb, VerbSpec
+from contracts.artifact import AnswerKind, Kind, Manifest, Verb, VerbSpec
 from contracts.data import ColumnType, DataSpec, Role
 from contracts.errors import FieldProblem, InvalidInput
 
@@ -20,6 +20,10 @@ SMALLEST_CONVOLVED = 16
 """Pixels a side from which images are worth convolutions."""
 PCA_LARGEST_CELLS = 4096
 """The covariance is held and solved whole: 4096² doubles are 134 MB."""
+
+
+def _wrong(name: str, message: str) -> InvalidInput:
+    return InvalidInput(f"config.{name}: {message}", errors=[FieldProblem(location=f"config.{name}", message=message)])
 
 
 class FamilyConfig(BaseModel):
@@ -36,7 +40,24 @@ class FamilyConfig(BaseModel):
     reads_captions: ClassVar[bool] = False
     """Whether training rows come with the tokens of their captions, where the dataset has a caption column."""
 
+    parent_families: ClassVar[Mapping[str, str]] = {}
+    """Role of a parent → the family that it must be of. The field of the role's name holds the reference."""
+
     family: str
+
+    def parent_references(self) -> dict[str, str]:
+        """Role → reference of each parent that is named."""
+        named = {role: str(getattr(self, role)) for role in self.parent_families}
+        return {role: reference for role, reference in named.items() if reference}
+
+    def check_parent(self, role: str, reference: str, parent: Manifest, spec: DataSpec) -> None:
+        """Raise InvalidInput if a version cannot be the parent of that role for such data; called before a job is
+        queued."""
+        wanted = self.parent_families[role]
+        if parent.family != wanted:
+            raise _wrong(role, f"{reference} is a {parent.family}, and a {wanted} is needed")
+        if parent.data.image != spec.image or not parent.data.same_rows(spec):
+            raise _wrong(role, f"{reference} reads {parent.data.row_name}, and the dataset holds {spec.row_name}")
 
     def check_data(self, spec: DataSpec) -> None:
         """Raise InvalidInput if this family cannot train on such data; called before a job is queued."""
@@ -568,10 +589,6 @@ class VQVAEConfig(GradientConfig):
             raise _wrong("condition", "conditions the prior of codes, and soft assignment has none; set annealed: true")
 
 
-def _wrong(name: str, message: str) -> InvalidInput:
-    return InvalidInput(f"config.{name}: {message}", errors=[FieldProblem(location=f"config.{name}", message=message)])
-
-
 def _embeds(family: str, predict: str) -> Mapping[Verb, VerbSpec]:
     """The verbs of a family that makes vectors and nothing else."""
     exact = VerbSpec(supported=True, kind=AnswerKind.EXACT)
@@ -679,6 +696,62 @@ class CLIPConfig(GradientConfig):
                 raise _wrong("patch", f"must divide both sides of the pictures, {height} × {width} pixels")
 
 
+class DALLEConfig(GradientConfig):
+    """Pictures drawn after a text: the codes of a vqvae, one after the other (Ramesh et al. 2021)."""
+
+    kind = Kind.AUTOREGRESSIVE
+    modalities = ("image",)
+    reads_captions = True
+    parent_families: ClassVar[Mapping[str, str]] = {"codes": "vqvae", "ranker": "clip"}
+    answers = _answers(log_prob=AnswerKind.LOWER_BOUND, predict=AnswerKind.ESTIMATE)
+
+    family: Literal["dalle"]
+    codes: str = Field(
+        min_length=1, max_length=200, description="A vqvae of such pictures: name, name@3 or name@alias. Its codes are "
+        "drawn, and it decodes them."
+    )  # fmt: skip
+    ranker: str = Field(
+        default="", max_length=200, description="A clip that ranks drawn pictures by their text; empty: none."
+    )
+    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="Peak of the warm-up + cosine schedule.")
+    width: int = Field(default=128, ge=4, le=4096, description="Embedding size of the transformer.")
+    depth: int = Field(default=3, ge=1, le=64, description="Blocks.")
+    heads: int = Field(default=4, ge=1, le=64, description="Attention heads; divides the width.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of hidden units dropped while training.")
+    text_weight: float = Field(
+        default=0.1, gt=0, le=10, description="Weight of the text's nats beside those of the codes."
+    )
+    text_dropout: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Share of the training rows without their text, from which /sample can guide (Ho & Salimans 2022).",
+    )
+    tokens: Literal["bytes", "bpe"] = Field(
+        default="bytes", description="What a caption is made of: UTF-8 bytes, or pairs merged on the train captions."
+    )
+    vocabulary: int = Field(default=1024, ge=257, le=65536, description="Tokens of a BPE vocabulary.")
+    context: int | None = Field(
+        default=None, ge=4, le=1024, description="Most tokens of a caption, its end included; None: the longest one's."
+    )
+    template: str = Field(
+        default="{label}",
+        max_length=200,
+        description="Without a caption column: the caption of a label, say `a picture of a {label}`.",
+    )
+
+    def check_data(self, spec: DataSpec) -> None:
+        super().check_data(spec)
+        check_captions(spec, self.template, self.tokens)
+        if self.width % self.heads:
+            raise _wrong("heads", f"must divide the width, {self.width}")
+
+    def check_parent(self, role: str, reference: str, parent: Manifest, spec: DataSpec) -> None:
+        super().check_parent(role, reference, parent, spec)
+        if role == "codes" and "prior_step" not in parent.graphs:
+            raise _wrong(role, f"{reference} has no codes, since its assignment is soft; train one with hard codes")
+
+
 def check_captions(spec: DataSpec, template: str, tokens: str) -> None:
     """Raise InvalidInput unless rows have captions, or labels that a template makes captions of."""
     if any(column.role is Role.CAPTION for column in spec.columns):
@@ -709,7 +782,8 @@ AnyConfig = Annotated[
     | AutoregressiveConfig
     | GANConfig
     | SimCLRConfig
-    | CLIPConfig,
+    | CLIPConfig
+    | DALLEConfig,
     Field(discriminator="family"),
 ]
 
@@ -724,6 +798,7 @@ CONFIG_CLASSES: dict[str, type[FamilyConfig]] = {
     "gan": GANConfig,
     "simclr": SimCLRConfig,
     "clip": CLIPConfig,
+    "dalle": DALLEConfig,
 }
 
 config_adapter: TypeAdapter[AnyConfig] = TypeAdapter(AnyConfig)

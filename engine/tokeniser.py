@@ -49,6 +49,10 @@ class Tokeniser:
         """The bytes of one token; none of ⊥ or of a number that the alphabet does not use."""
         return self.pieces[token] if 0 <= token < len(self.pieces) else b""
 
+    def shortened(self, text: str, context: int) -> str:
+        """The beginning of ``text`` that leaves room for ⊥ within ``context`` tokens; never half a character."""
+        return self.decode(self.encode(text)[: context - 1].tolist()).rstrip("\ufffd")
+
     def content(self) -> bytes | None:
         """What `TOKENISER_FILE` holds; None where no file is needed."""
         return None
@@ -114,14 +118,14 @@ class Incremental:
         return self._decoder.decode(b"", final=True)
 
 
-def read_tokeniser(folder: Path, files: Iterable[str]) -> Tokeniser:
-    """Return the alphabet of an artifact: of its `TOKENISER_FILE` if that is one of its ``files``, else bytes."""
-    if TOKENISER_FILE not in files:
+def read_tokeniser(folder: Path, files: Iterable[str], name: str = TOKENISER_FILE) -> Tokeniser:
+    """Return the alphabet of an artifact: of the file ``name`` if that is one of its ``files``, else bytes."""
+    if name not in files:
         return Tokeniser()
     try:
-        return BPETokeniser((folder / TOKENISER_FILE).read_bytes())
+        return BPETokeniser((folder / name).read_bytes())
     except OSError as error:
-        raise ArtifactCorrupt(f"{TOKENISER_FILE} cannot be read: {error}") from error
+        raise ArtifactCorrupt(f"{name} cannot be read: {error}") from error
 
 
 def pad_tokens(tokens: Sequence[Tokens], context: int, end: int) -> Tokens:
@@ -130,6 +134,20 @@ def pad_tokens(tokens: Sequence[Tokens], context: int, end: int) -> Tokens:
     for row, each in zip(padded, tokens, strict=True):
         row[: len(each)] = each
     return padded
+
+
+def text_tokens(tokeniser: Tokeniser, texts: Sequence[str] | NDArray[np.generic], context: int) -> Tokens:
+    """Return the tokens ``(B, context)`` of texts; InvalidInput where one is empty or leaves no room for ⊥."""
+    encoded = []
+    for index, text in enumerate(as_texts(texts)):
+        tokens = tokeniser.encode(text)
+        if not text.strip():
+            raise InvalidInput(f"texts[{index}] is empty")
+        if len(tokens) >= context:
+            most = context - 1
+            raise InvalidInput(f"texts[{index}] has {len(tokens)} tokens, and the model reads at most {most}")
+        encoded.append(tokens)
+    return pad_tokens(encoded, context, tokeniser.size)
 
 
 def as_texts(values: NDArray[np.generic] | Sequence[str]) -> list[str]:

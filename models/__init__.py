@@ -48,6 +48,7 @@ FAMILIES: Mapping[str, type[Family[Any]]] = _Families(
         "gan": ("models.gan", "GAN"),
         "simclr": ("models.simclr", "SimCLR"),
         "clip": ("models.clip", "CLIP"),
+        "dalle": ("models.dalle", "DALLE"),
         "autoregressive": ("models.autoregressive", "Autoregressive"),
     }
 )
@@ -61,14 +62,14 @@ def build(
 ) -> Family[Any]:
     """Return the untrained family of ``config``, every None of its config resolved.
 
-    ``parents``: role → trained family, exactly the family's ``parent_roles``. Raises InvalidInput for an
-    unknown family, data it cannot train on, or wrong parents.
+    ``parents``: role → trained family, exactly those that the config names. Raises InvalidInput for an unknown family,
+    data it cannot train on, or wrong parents.
     """
     if config.family not in FAMILIES:
         raise InvalidInput(f"there is no family `{config.family}`; choose one of {', '.join(FAMILIES)}")
     config.check_data(spec)
     family = FAMILIES[config.family]
-    if set(parents or {}) != set(family.parent_roles):
-        wanted = ", ".join(family.parent_roles) or "none"
+    if set(parents or {}) != set(config.parent_references()):
+        wanted = ", ".join(config.parent_references()) or "none"
         raise InvalidInput(f"{config.family} needs these parents: {wanted}; got {', '.join(parents or {}) or 'none'}")
     return family(config, spec, profile, parents)

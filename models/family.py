@@ -180,7 +180,6 @@ class Family(nn.Module, ABC, Generic[ConfigT]):
     """A density model or representation; see the module's docstring."""
 
     kind: ClassVar[Kind]
-    parent_roles: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

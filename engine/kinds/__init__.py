@@ -24,10 +24,11 @@ def program(model: Model) -> Program:
         Kind.EMBEDDING: EmbeddingProgram,
     }
     kind = model.manifest.kind
-    if kind is Kind.LATENT and model.has("prior_step"):
+    if model.has("prior_step"):
         from engine.kinds.codes import CodesProgram
+        from engine.kinds.prompted import PromptedProgram
 
-        return CodesProgram(model)
+        return PromptedProgram(model) if model.has("prior_start") else CodesProgram(model)
     if kind is Kind.AUTOREGRESSIVE:
         from engine.kinds.autoregressive import CellProgram
         from engine.kinds.tokens import TokenProgram

@@ -11,7 +11,7 @@ Legend: ``B`` rows, ``S`` particles of each, ``N`` sites, ``K`` codes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -24,6 +24,18 @@ from engine.kinds.choice import Choice, log_softmax
 from engine.kinds.rows import Floats, Index
 from engine.kinds.weights import effective_sample_size, log_mean_exp, normalise
 from engine.model import Model
+
+Condition = Mapping[str, NDArray[np.generic]]
+"""What codes are drawn given, by row: labels ``y`` (B,), or the ``tokens`` (B, T) of texts."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Logarithms of probabilities are moved from those under ``condition``, which says nothing, by ``strength`` times
+    the way to those under the condition asked for."""
+
+    condition: Condition
+    strength: float
 
 
 class Site(IntEnum):
@@ -46,11 +58,16 @@ class Particles:
 class PriorLoop:
     """The state of sequences that are drawn together."""
 
-    def __init__(self, model: Model, count: int, y: Index | None) -> None:
+    def __init__(self, model: Model, count: int, condition: Condition) -> None:
         (cache,) = (t for t in model.manifest.graphs["prior_step"].inputs if t.name == "cache")
         shape = tuple(size for size in cache.shape[1:] if isinstance(size, int))
-        self._model, self._y = model, y
-        self._cache: NDArray[np.generic] = np.zeros((count, *shape), dtype=cache.dtype)
+        self._model, self._condition = model, dict(condition)
+        self._cache: NDArray[np.generic]
+        if model.has("prior_start"):
+            self._cache = model.run("prior_start", condition)["cache"]
+            self._condition = {}
+        else:
+            self._cache = np.zeros((count, *shape), dtype=cache.dtype)
 
     def step(self, code: Index, site: int) -> Floats:
         """log p(code at ``site`` | those before), ``(count, K)``; ``code`` (count,) stands just before it."""
@@ -59,9 +76,8 @@ class PriorLoop:
             "code": code,
             "site": np.full(len(code), site, dtype=np.int64),
             "cache": self._cache,
+            **self._condition,
         }
-        if self._y is not None:
-            feeds["y"] = self._y
         answer = self._model.run("prior_step", feeds)
         self._cache = answer["new_cache"]
         return log_softmax(answer["logits"].astype(np.float64))
@@ -69,17 +85,29 @@ class PriorLoop:
     def take(self, index: Index) -> None:
         """Go on with these sequences, in this order."""
         self._cache = self._cache[index]
-        self._y = None if self._y is None else self._y[index]
+        self._condition = {name: array[index] for name, array in self._condition.items()}
 
 
-def draw(model: Model, keys: noise.Keys, seed: int, temperatures: Sequence[float], y: Index | None) -> Index:
-    """Draw codes ``(len(keys), N)``; ``temperatures`` one per site."""
-    loop, sites = PriorLoop(model, len(keys), y), len(temperatures)
+def draw(
+    model: Model,
+    keys: noise.Keys,
+    seed: int,
+    choices: Sequence[Choice],
+    condition: Condition,
+    guide: Guide | None = None,
+) -> Index:
+    """Draw codes ``(len(keys), N)``; ``choices`` one per site."""
+    loop, sites = PriorLoop(model, len(keys), condition), len(choices)
+    plain = None if guide is None else PriorLoop(model, len(keys), guide.condition)
     u = noise.uniform(seed, keys, "prior.code", (sites,))
     codes = np.zeros((len(keys), sites), dtype=np.int64)
     code = np.zeros(len(keys), dtype=np.int64)
-    for site, temperature in enumerate(temperatures):
-        code = codes[:, site] = Choice(temperature)(loop.step(code, site), u[:, site])
+    for site, choose in enumerate(choices):
+        log_p = loop.step(code, site)
+        if plain is not None and guide is not None:
+            without = plain.step(code, site)
+            log_p = log_softmax(without + guide.strength * (log_p - without))
+        code = codes[:, site] = choose(log_p, u[:, site])
     return codes
 
 
@@ -88,7 +116,7 @@ def complete(
     keys: noise.Keys,
     seed: int,
     samples: int,
-    y: Index | None,
+    condition: Condition,
     known: Index,
     state: NDArray[np.int64],
     guide: Floats,
@@ -98,7 +126,7 @@ def complete(
     rows, sites = known.shape
     open_at = np.flatnonzero((state != Site.KNOWN).any(axis=0))
     common = int(open_at[0]) if len(open_at) else sites
-    loop = PriorLoop(model, rows, y)
+    loop = PriorLoop(model, rows, condition)
     log_w, code = np.zeros((rows, 1)), np.zeros(rows, dtype=np.int64)
     for site in range(common):  # what all particles of a row have in common is fed once
         log_p = loop.step(code, site)

@@ -20,6 +20,7 @@ from contracts.errors import InvalidInput
 from engine import noise
 from engine.answers import Encoding
 from engine.kinds import code_drawing
+from engine.kinds.choice import Choice
 from engine.kinds.code_drawing import Site
 from engine.kinds.moments import Moments
 from engine.kinds.program import Program
@@ -101,10 +102,9 @@ class CodesProgram(Program):
 
     def _sample_groups(self, keys: noise.Keys, seed: int, temperatures: Sequence[float], y: Index | None) -> Floats:
         parts = []
-        by_site = [temperatures[level] for level in self._level]
         for block in self._blocks_of(len(keys), 1):
             labels = None if y is None else y[block]
-            codes = code_drawing.draw(self.model, keys[block], seed, by_site, labels)
+            codes = self._draw_codes(keys[block], seed, [temperatures[level] for level in self._level], labels)
             answer = self.call("likelihood", {"codes": codes}, keys=keys[block], seed=seed, outputs=["draw"])
             parts.append(answer["draw"].astype(np.float64))
         return np.concatenate(parts)
@@ -112,7 +112,7 @@ class CodesProgram(Program):
     def _score_complete(self, rows: Rows, seed: int, samples: int | None) -> Score:
         codes = self._codes(rows)
         likely = self.call("score", self.feeds(rows) | {"codes": codes})["log_likelihood"].astype(np.float64)
-        prior = self.call("prior_score", {"codes": codes} | self._labels(rows.y))["log_prob"].astype(np.float64)
+        prior = self.call("prior_score", {"codes": codes} | self._condition(rows.y))["log_prob"].astype(np.float64)
         return Score(clean(likely + prior.sum(axis=1)), AnswerKind.LOWER_BOUND)
 
     def _score_partial(self, rows: Rows, seed: int, samples: int | None) -> Score:
@@ -166,8 +166,14 @@ class CodesProgram(Program):
         low, high = (bound.reshape(self.spec.row_shape) for bound in self.spec.bounds)
         return np.clip(mean, low, high)
 
-    def _labels(self, y: Index | None) -> dict[str, NDArray[np.generic]]:
+    def _condition(self, y: Index | None) -> dict[str, NDArray[np.generic]]:
+        """What the prior is given, by row."""
         return {} if y is None else {"y": y}
+
+    def _draw_codes(self, keys: noise.Keys, seed: int, temperatures: Sequence[float], y: Index | None) -> Index:
+        """Codes ``(len(keys), N)`` of the prior, at one temperature per site."""
+        choices = [Choice(temperature) for temperature in temperatures]
+        return code_drawing.draw(self.model, keys, seed, choices, self._condition(y))
 
     def _likelihood(self, rows: Rows, codes: Index, r: Index, draw: Index, seed: int) -> dict[str, NDArray[np.generic]]:
         return self.call("likelihood", {"codes": codes}, keys=rows.keys[r], seed=seed, draw=draw)
@@ -189,7 +195,7 @@ class CodesProgram(Program):
             rows.keys,
             seed,
             samples,
-            rows.y,
+            self._condition(rows.y),
             answer["codes"].astype(np.int64),
             self._state(rows.hidden),
             answer["guide"].astype(np.float64),

@@ -15,7 +15,7 @@ from engine.kinds.choice import log_softmax
 from engine.kinds.embedding import EmbeddingProgram
 from engine.kinds.rows import Floats
 from engine.model import Model
-from engine.tokeniser import as_texts, pad_tokens, read_tokeniser
+from engine.tokeniser import read_tokeniser, text_tokens
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,11 @@ class PairProgram(EmbeddingProgram):
 
     def tokens(self, texts: Sequence[str] | NDArray[np.generic]) -> NDArray[np.int64]:
         """Tokens ``(B, context)`` of texts."""
-        encoded = []
-        for index, text in enumerate(as_texts(texts)):
-            tokens = self._tokeniser.encode(text)
-            if not text.strip():
-                raise InvalidInput(f"texts[{index}] is empty")
-            if len(tokens) >= self.context:
-                most = self.context - 1
-                raise InvalidInput(f"texts[{index}] has {len(tokens)} tokens, and the model reads at most {most}")
-            encoded.append(tokens)
-        return pad_tokens(encoded, self.context, self._tokeniser.size)
+        return text_tokens(self._tokeniser, texts, self.context)
 
     def shortened(self, text: str) -> str:
         """The beginning of a text that fits into the context, as training saw it."""
-        return self._tokeniser.decode(self._tokeniser.encode(text)[: self.context - 1].tolist()).rstrip("\ufffd")
+        return self._tokeniser.shortened(text, self.context)
 
     def match(self, x: NDArray[np.generic], captions: Sequence[str]) -> Match:
         """Return how probable each caption is for each picture ``x`` (B, *row), among these captions."""
