@@ -24,6 +24,7 @@ from service.resolver import label_codes
 from service.schemas.inputs import Given, SampleGiven
 from service.schemas.verbs import VerbRequest
 from service.streams import STREAM, EventResponse, stream
+from service.tensors import wrong
 from store.catalogue import ModelVersion
 
 R = TypeVar("R", bound=VerbRequest)
@@ -68,7 +69,11 @@ class Call(Generic[R]):
         )
 
     def labels(self, given: Given | SampleGiven | None, rows: int) -> NDArray[np.int64] | None:
-        """Label codes ``(rows,)`` of `given`, or None."""
+        """Label codes ``(rows,)`` of `given`, or None. Raises InvalidInput for a text that the model does not read."""
+        if given is not None and given.text is not None:
+            if "prior_start" not in self.version.manifest.graphs:
+                raise wrong("given.text", f"{self.version.reference} draws after no text; leave it out")
+            return None
         codes = label_codes(self.version, None if given is None else given.label, rows)
         return None if codes is None else np.array(codes, dtype=np.int64)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from contracts.data import DataSpec, Part
 from engine.kinds.pair import PairProgram
+from engine.kinds.prompted import PromptedProgram
 from metrics.retrieval import chance_at, recall_at
 from workers.training.batches import Reader, permute
 
@@ -51,6 +52,15 @@ def _labels(program: PairProgram, pictures: NDArray[np.float64], y: NDArray[np.i
     texts = program.encode_texts(label_captions(program.spec, str(program.manifest.config["template"]))).vectors
     right = (pictures @ texts.astype(np.float64).T).argmax(axis=1) == y
     return {"rows": len(y), "zero_shot_accuracy": float(right.mean())}
+
+
+def captions_of(program: PairProgram | PromptedProgram, rows: Any) -> list[str]:
+    """The captions of rows of a dataset, cut as in training, or those of their labels."""
+    captions = getattr(rows, "captions", None)
+    if captions is None:
+        known = label_captions(program.spec, str(program.manifest.config["template"]))
+        return [known[code] for code in rows.y]
+    return [program.shortened(caption) for caption in captions]
 
 
 def label_captions(spec: DataSpec, template: str) -> list[str]:

@@ -16,8 +16,9 @@ from contracts.errors import VerbUnsupported
 from engine.answers import weakest
 from engine.kinds import Program
 from engine.kinds.pair import PairProgram
+from engine.kinds.prompted import PromptedProgram
 from engine.kinds.tokens import TokenProgram
-from workers.caption_figures import score_captions
+from workers.caption_figures import captions_of, score_captions
 from workers.text_figures import score_texts
 from workers.training.batches import Reader, permute
 
@@ -72,7 +73,7 @@ def _score(program: Program, reader: Reader, part: Part, seconds: float, timings
     measure = samples = None
     cells = partial = left_out = 0
     while start < count and (start < LEAST_ROWS or time.monotonic() - began < seconds):
-        x, y = _rows(program, reader, part, start, min(count, start + _CHUNK))
+        x, y, program = _rows(program, reader, part, start, min(count, start + _CHUNK))
         start += len(x)
         hidden = missing_cells(x)
         try:
@@ -129,7 +130,7 @@ def _reconstruct(program: Program, reader: Reader, part: Part, timings: dict[str
     count = min(reader.count(part), LEAST_ROWS)
     began = time.monotonic()
     for start in range(0, count, _CHUNK):
-        x, y = _rows(program, reader, part, start, min(count, start + _CHUNK))
+        x, y, _ = _rows(program, reader, part, start, min(count, start + _CHUNK))
         whole = ~missing_cells(x).reshape(len(x), -1).any(axis=1)
         if not whole.any():
             continue
@@ -148,8 +149,11 @@ def missing_cells(x: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _rows(
     program: Program, reader: Reader, part: Part, start: int, stop: int
-) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
-    """Rows in a fixed random order, with labels where the model is conditional."""
+) -> tuple[NDArray[Any], NDArray[np.int64] | None, Program]:
+    """Rows in a fixed random order, with labels where the model is conditional, and the program to ask: given their
+    captions, where it is one of pictures after texts."""
     places = permute(np.arange(start, stop, dtype=np.int64), reader.count(part), _KEY)
     rows = reader.read(part, places)
-    return rows.x, rows.y if program.manifest.condition is not None else None
+    if isinstance(program, PromptedProgram):
+        program = program.asking(captions_of(program, rows))
+    return rows.x, rows.y if program.manifest.condition is not None else None, program

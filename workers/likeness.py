@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from contracts.artifact import Verb
 from contracts.data import DataProfile, Part
 from engine.kinds import Program
+from engine.kinds.prompted import PromptedProgram
 from engine.kinds.tokens import TokenProgram
 from metrics.divergences import mmd
+from workers.caption_figures import captions_of
 from workers.evaluate import missing_cells
 from workers.training.batches import Reader, permute
 
@@ -28,6 +30,17 @@ ACROSS = LINES = 8
 COMPARED = 4096
 """Train rows among which neighbours are sought."""
 TEXTS, TEXT_TOKENS = 4, 200
+
+
+def asked(program: Program, reader: Reader) -> Program:
+    """A program that draws after texts, given those of some held-out rows (train rows where there are none), in turn;
+    any other as it is."""
+    if not isinstance(program, PromptedProgram):
+        return program
+    part = next(part for part in (Part.TEST, Part.VALID, Part.TRAIN) if reader.count(part))
+    count = reader.count(part)
+    texts = captions_of(program, reader.read(part, permute(np.arange(ACROSS, dtype=np.int64) % count, count, 0)))
+    return program.asking(texts)
 
 
 def draw(program: Program, codes: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

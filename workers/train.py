@@ -28,6 +28,7 @@ from workers import likeness
 from workers.evaluate import evaluate
 from workers.export import export
 from workers.messages import Sender
+from workers.parents import Parents, load_parents
 from workers.parity import parity
 from workers.publish import assemble
 from workers.scratch import job_folder, mirror_key
@@ -59,7 +60,7 @@ def train_job(store: Store, settings: WorkerSettings, claim: Claim, sender: Send
     resume = checkpoints.latest()
     if resume is not None:
         sender.event("resumed", {"attempt": claim.attempt, "stage": resume.stage, "step": resume.step})
-    family, reader = _family(store, request, dataset, resume, folder)
+    family, reader, parents = _family(store, request, dataset, resume, folder)
     plan = Plan(
         budget=request.budget,
         seed=request.seed,
@@ -75,16 +76,16 @@ def train_job(store: Store, settings: WorkerSettings, claim: Claim, sender: Send
         return None
     target = folder / f"attempt-{claim.attempt}" / "artifact"
     reporter.ending("export", result)
-    _complete(family, reader, dataset, request, result, target, reporter)
+    _complete(family, reader, dataset, request, result, parents, target, reporter)
     digest, size = store.artifacts.publish(target)
     return {"digest": digest, "size": size, "folder": str(target)}
 
 
 def _family(
     store: Store, request: TrainRequest, dataset: DatasetReader, resume: Checkpoint | None, folder: Path
-) -> tuple[Family[Any], Reader]:
-    """Return the family to train, with what it reads: new, with the weights of a version, or as a checkpoint's config
-    describes it."""
+) -> tuple[Family[Any], Reader, Parents]:
+    """Return the family to train, with what it reads and is built on: new, with the weights of a version, or as a
+    checkpoint's config describes it."""
     version = store.catalogue.resolve(request.start_from) if request.start_from is not None else None
     parent = store.artifacts.fetch(version.digest) if version is not None else None
     config: FamilyConfig = request.config
@@ -100,10 +101,11 @@ def _family(
     elif config.reads_captions and has_captions(dataset.spec):
         known = read_tokeniser(parent, version.manifest.files) if parent is not None and version is not None else None
         config, reader = prepare_captions(dataset, config, known)
-    family = build_seeded(config, reader.spec, reader.profile(), request.seed)
+    parents = load_parents(store, config, reader.spec, reader.profile())
+    family = build_seeded(config, reader.spec, reader.profile(), request.seed, parents.families)
     if parent is not None and resume is None:
         load_weights(family, load_file(parent / "weights.safetensors"), refit_buffers=True)
-    return family, reader
+    return family, reader, parents
 
 
 def _continued(request: TrainRequest, version: ModelVersion) -> FamilyConfig:
@@ -125,6 +127,7 @@ def _complete(
     dataset: DatasetReader,
     request: TrainRequest,
     result: TrainResult,
+    parents: Parents,
     folder: Path,
     reporter: _Reporter,
 ) -> None:
@@ -140,9 +143,11 @@ def _complete(
         "seed": request.seed,
         "steps": result.steps,
         "dataset": dataset.dataset.digest,
+        "parents": parents.digests,
+        "more_files": dict(parents.files),
     }
     if isinstance(reader, TextWindows | Captions) and (alphabet := reader.tokeniser.content()) is not None:
-        about["more_files"] = {TOKENISER_FILE: alphabet}
+        about["more_files"][TOKENISER_FILE] = alphabet
     assemble(family, folder, **about)
     reporter.ending("evaluate", result)
     model = Model.load(folder, SessionOptions())
@@ -153,7 +158,7 @@ def _complete(
         figures = likeness.texts(answerer)
     else:
         codes = {name: z.numpy() for name, z in family.preview_latents(likeness.ROWS).items()}
-        sets = likeness.draw(answerer, codes)
+        sets = likeness.draw(likeness.asked(answerer, dataset), codes)
         figures = likeness.measure(sets, reader, reader.profile())
         pairs = likeness.reconstruct(answerer, reader)
     model.close()

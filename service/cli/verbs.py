@@ -29,6 +29,10 @@ Output = Annotated[
     str | None, typer.Option("--output", "-o", help="Write the answer to this file; - is standard output.")
 ]
 Label = Annotated[list[str] | None, typer.Option("--label", help="Condition on a label, where the model takes one.")]
+Text = Annotated[
+    list[str] | None,
+    typer.Option("--text", help="Given a text, of models of pictures after texts (one, or one per row)."),
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")]
 Samples = Annotated[int | None, typer.Option(min=1, help="Monte-Carlo samples per row, where the answer uses any.")]
 Space = Annotated[str | None, typer.Option(help="Refuse an answer from another embedding space.")]
@@ -107,12 +111,20 @@ def sample(
         list[str] | None,
         typer.Option("--given", help="Draw the other columns given this one, COLUMN=VALUE (repeat for more)."),
     ] = None,
+    text: Text = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="With --text: how far to go the way of the text; 1 is the model itself.")
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="With --text: draw so many pictures and keep the n that fit best.")
+    ] = None,
 ) -> None:
     """New rows. Output: .png for pictures, .csv, .npy, .json, .jsonl, .txt for texts."""
     here = session(context)
     scale = 1.0 if not temperature else temperature[0] if len(temperature) == 1 else temperature
-    condition = given(label)
+    condition = given(label, text)
     texts = {"prefix": prefix, "max_tokens": max_tokens, "top_k": top_k, "top_p": top_p}
+    texts |= {"guidance": guidance, "candidates": candidates}
     if known:
         condition = (condition or {}) | {"row": read_given(known, data_spec(here, model)["columns"])}
     body = {"model": model, "n": n or 1, "seed": seed, "temperature": scale, "given": condition, **texts}
@@ -137,6 +149,7 @@ def log_prob(
     ] = 0,
     output: Output = None,
     label: Label = None,
+    text: Text = None,
 ) -> None:
     """Log-density or log-probability of each row, in nats. Output: .csv, .json, .jsonl, .npy."""
     here = session(context)
@@ -147,7 +160,7 @@ def log_prob(
             **hidden_inputs(read_inputs(files), mask, [], lambda: None),
             "seed": seed,
             "samples": samples,
-            "given": given(label),
+            "given": given(label, text),
         },
     )
     values = answer["log_prob"]
@@ -200,6 +213,7 @@ def predict(
     samples: Samples = None,
     output: Output = None,
     label: Label = None,
+    text: Text = None,
     caption: Annotated[
         list[str] | None,
         typer.Option("--caption", help="Models of pictures and captions: what to choose from (repeat for more)."),
@@ -222,7 +236,7 @@ def predict(
         "draws": draws,
         "seed": seed,
         "samples": samples,
-        "given": given(label),
+        "given": given(label, text),
         "picture": picture,
         **{"temperature": temperature, "max_tokens": max_tokens, "top_k": top_k, "top_p": top_p},
     }
@@ -346,11 +360,10 @@ def read_strengths(pairs: list[str] | None) -> dict[str, float] | None:
     return found or None
 
 
-def given(label: list[str] | None) -> Json | None:
-    """What a conditional model is conditioned on: one label for all rows, or one per row."""
-    if not label:
-        return None
-    return {"label": label[0] if len(label) == 1 else label}
+def given(label: list[str] | None, text: list[str] | None = None) -> Json | None:
+    """What a conditional model is conditioned on: one label or text for all rows, or one per row."""
+    said = {"label": label, "text": text}
+    return {name: each[0] if len(each) == 1 else each for name, each in said.items() if each} or None
 
 
 def format_of_output(output: str) -> str:

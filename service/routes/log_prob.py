@@ -16,6 +16,7 @@ from service.answers import Answer
 from service.calls import Call, serve
 from service.documentation import verb_body, verb_responses
 from service.inputs import ParsedRows, check_rows_limit
+from service.prompts import prompted
 from service.schemas.answers import LogProbResponse
 from service.schemas.texts import TextLogProbResponse
 from service.schemas.verbs import LogProbRequest
@@ -81,9 +82,10 @@ def bits_per_dim(values: NDArray[np.float64], rows: ParsedRows) -> NDArray[np.fl
 
 def _score(call: Call[LogProbRequest], rows: ParsedRows, labels: NDArray[np.int64] | None) -> LogProb:
     asked = call.request
-    if rows.hidden is not None:
-        # What is answered about a row with hidden cells depends on its mask too; it is not kept.
-        with call.program() as program:
+    if rows.hidden is not None or (asked.given is not None and asked.given.text is not None):
+        # What is answered about a row with hidden cells, or given a text, depends on these too; it is not kept.
+        with call.program() as plain:
+            program = prompted(plain, call, asked.given, len(rows))
             score = program.log_prob(rows.x, hidden=rows.hidden, seed=asked.seed, samples=asked.samples, given=labels)
         call.counted(Verb.LOG_PROB, CacheCounts(bypass=len(rows)))
         return score

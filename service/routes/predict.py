@@ -12,6 +12,7 @@ from service.calls import Call, serve
 from service.documentation import verb_body, verb_responses
 from service.inputs import check_rows_limit
 from service.pairs import match
+from service.prompts import prompted
 from service.schemas.answers import CaptionPredictResponse, PredictResponse
 from service.schemas.texts import TextPredictResponse
 from service.schemas.verbs import PredictRequest
@@ -56,7 +57,8 @@ def _predict(call: Call[PredictRequest]) -> Answer:
     draws = max(1, asked.draws)
     check_cells(len(rows) * (draws + 2) * manifest.data.cells, settings.max_cells, "rows or draws")
     labels = call.labels(asked.given, len(rows))
-    with call.program() as program:
+    with call.program() as plain:
+        program = prompted(plain, call, asked.given, len(rows))
         found = program.predict(
             rows.x,
             rows.hidden,

@@ -14,6 +14,7 @@ from service.calls import Call, serve
 from service.conditions import given_rows
 from service.documentation import verb_body, verb_responses
 from service.inputs import check_rows_limit
+from service.prompts import OWN, is_prompted, sample_prompted
 from service.resolver import check_verb
 from service.schemas.answers import SampleResponse
 from service.schemas.inputs import Row
@@ -37,6 +38,8 @@ async def sample(request: Request) -> Response:
 
     Given cells are never met by rejection: the others come from the model's conditional, as /predict draws them.
 
+    A model of pictures after texts draws those of `given.text`; with `candidates` it answers the best of so many.
+
     A model of texts answers texts; with `stream: true`, or `Accept: text/event-stream`, as server-sent events:
     `text` {index, text} for each piece as it comes, and `done` {model, seed, finish_reasons, tokens} at the end.
     """
@@ -46,11 +49,17 @@ async def sample(request: Request) -> Response:
 def _sample(call: Call[SampleRequest]) -> Answer:
     if is_text(call):
         return sample_texts(call)
-    refuse_text_fields(call.request)
+    if not is_prompted(call):
+        refuse_text_fields(call.request)
+        for name in OWN:
+            if getattr(call.request, name) is not None:
+                raise wrong(name, "is for models that draw pictures after texts; leave it out")
     asked, spec, settings = call.request, call.version.manifest.data, call.gateway.settings
     check_rows_limit(asked.n, settings.max_samples, "n")
     check_cells(asked.n * spec.cells, settings.max_cells, "rows")
     seed = secrets.randbelow(LARGEST_EXACT_SEED) if asked.seed is None else asked.seed
+    if is_prompted(call):
+        return sample_prompted(call, seed)
     labels = call.labels(asked.given, asked.n)
     if asked.given is not None and asked.given.row is not None:
         return _complete(call, asked.given.row, seed, labels)

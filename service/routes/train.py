@@ -7,12 +7,15 @@ from typing import Annotated
 import anyio.to_thread
 from fastapi import APIRouter, Header, Request, Response
 
-from contracts.errors import FieldProblem, InvalidInput
+from contracts.data import DataSpec
+from contracts.errors import FieldProblem, InvalidInput, NotFound
+from contracts.families import FamilyConfig
 from contracts.jobs import Job, JobKind, TrainRequest
 from service.bodies import read_model
 from service.documentation import json_body
 from service.gateway import Gateway, of
 from service.responses import accepted
+from store.catalogue import Catalogue
 
 router = APIRouter(tags=["jobs"])
 
@@ -49,6 +52,7 @@ def _queue(gateway: Gateway, asked: TrainRequest, key: str | None) -> Job:
     catalogue = gateway.store.catalogue
     spec = catalogue.get_dataset(asked.dataset).spec
     asked.config.check_data(spec)
+    asked = asked.model_copy(update={"config": _pinned(catalogue, asked.config, spec)})
     if asked.start_from is not None:
         start = catalogue.resolve(asked.start_from)
         if start.manifest.family != asked.config.family:
@@ -67,3 +71,19 @@ def _queue(gateway: Gateway, asked: TrainRequest, key: str | None) -> Job:
         asked = asked.model_copy(update={"start_from": start.reference})
     job, _ = catalogue.insert_job(JobKind.TRAIN, asked.model_dump(mode="json"), idempotency_key=key)
     return job
+
+
+def _pinned(catalogue: Catalogue, config: FamilyConfig, spec: DataSpec) -> FamilyConfig:
+    """The config with the very versions that its parents are now; InvalidInput where one is missing or does not fit."""
+    pinned = {}
+    for role, reference in config.parent_references().items():
+        try:
+            version = catalogue.resolve(reference)
+        except NotFound as error:
+            message = f"{error.detail}; train it first, or name another"
+            raise InvalidInput(
+                f"config.{role}: {message}", errors=[FieldProblem(location=f"config.{role}", message=message)]
+            ) from None
+        config.check_parent(role, version.reference, version.manifest, spec)
+        pinned[role] = version.reference
+    return config.model_copy(update=pinned)

@@ -89,6 +89,9 @@ class SampleResponse(VerbResponse):
         default=None, description="Of rows given cells: exact draws of the conditional, or an estimate of them."
     )
     samples: int | None = Field(default=None, description="Of rows given cells: weighted draws behind each, if any.")
+    scores: list[float] | None = Field(
+        default=None, description="Of ranked pictures: cosines with the text, the best first."
+    )
     effective_sample_size: list[float | None] | None = Field(
         default=None, description="Of rows given cells: how many of `samples` count, row by row."
     )

@@ -117,16 +117,30 @@ Codes = Annotated[
 Labels = Annotated[str | list[str], Field(description="One label for all rows, or one per row.")]
 
 
-class Given(Closed):
-    """What a conditional model is conditioned on."""
+Prompts = Annotated[
+    CAPTION | Texts,
+    Field(description="One text for all rows, or one per row, of models that draw pictures after texts."),
+]
 
-    label: Labels
+
+class Given(Closed):
+    """What a model is conditioned on: a label, or a text."""
+
+    label: Labels | None = None
+    text: Prompts | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.label is None) == (self.text is None):
+            raise ValueError("give `label` or `text`")
+        return self
 
 
 class SampleGiven(Closed):
-    """What rows are drawn given: a conditional model's label, or known cells of a table's row, or both."""
+    """What rows are drawn given: a conditional model's label, or known cells of a table's row, or both; or a text."""
 
     label: Labels | None = None
+    text: Prompts | None = None
     row: Annotated[
         Row | Annotated[list[Row], Field(min_length=1)] | None,
         Field(
@@ -137,6 +151,8 @@ class SampleGiven(Closed):
 
     @model_validator(mode="after")
     def _some(self) -> Self:
-        if self.label is None and self.row is None:
-            raise ValueError("give `label`, `row` or both")
+        if self.label is None and self.row is None and self.text is None:
+            raise ValueError("give `label`, `row` or both, or `text`")
+        if self.text is not None and (self.label is not None or self.row is not None):
+            raise ValueError("`text` stands alone: leave `label` and `row` out")
         return self

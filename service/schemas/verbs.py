@@ -28,10 +28,17 @@ Across = Annotated[
     int | None, Field(ge=1, le=1000, description="Pictures on a line of a PNG; None: as many as make it near square.")
 ]
 Temperature = Annotated[float, Field(gt=0, le=10)]
-TopK = Annotated[int | None, Field(ge=1, description="Texts: draw from the so many likeliest tokens only.")]
+TopK = Annotated[
+    int | None, Field(ge=1, description="Texts, and pictures after texts: draw from the so many likeliest tokens only.")
+]
 TopP = Annotated[
     float | None,
-    Field(gt=0, le=1, description="Texts: draw from the fewest likeliest tokens that hold so much of the mass."),
+    Field(
+        gt=0,
+        le=1,
+        description="Texts, and pictures after texts: draw from the fewest likeliest tokens that hold so much of the "
+        "mass.",
+    ),
 ]
 MaxTokens = Annotated[int | None, Field(ge=1, description="Texts: most tokens that are drawn for each; None: 256.")]
 MetricName = Literal["cosine", "dot", "euclidean", "symmetric_kl", "wasserstein2"]
@@ -140,6 +147,15 @@ class SampleRequest(DrawnRequest):
         "divides the logits of each token.",
     )
     prefix: str | None = Field(default=None, description="Texts: what each begins with.")
+    guidance: float | None = Field(
+        default=None,
+        ge=0,
+        le=20,
+        description="Pictures after texts: how far to go the way of the text; 1 (None) is the model itself.",
+    )
+    candidates: int | None = Field(
+        default=None, ge=1, description="Pictures after one text: draw so many, answer the `n` that fit best, in order."
+    )
     stream: bool = Field(
         default=False, description="Texts: answer server-sent events as the texts come; so does `Accept`."
     )
@@ -148,7 +164,7 @@ class SampleRequest(DrawnRequest):
 
     @property
     def waits(self) -> bool:
-        return self.given is not None and self.given.row is not None
+        return self.given is not None and (self.given.row is not None or self.given.text is not None)
 
 
 class LogProbRequest(VerbRequest):

@@ -59,6 +59,10 @@ def requests(kit: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "post", "/datasets?name=held&filename=a.csv", {"content": b""}
     for path in ("/datasets", "/datasets/held", "/datasets/held/rows", "/datasets/none", "/families"):
         yield "get", path, {}
+    told = "".join(f"{i % 7}.5,{i % 5}.25,{i}.125,{'uv'[i % 2]}\n" for i in range(60))
+    yield "post", "/datasets?name=told&filename=t.csv", {"content": f"a,b,c,label\n{told}".encode()}
+    for dataset in ("told", "held"):
+        yield "post", "/probes", {"json": {"model": "reals", "dataset": dataset, "labels_per_class": [5]}}
     config = {"family": "pca"}
     for path in ("/train", "/train?again=1"):
         yield "post", path, {"json": {"name": "m", "dataset": "held", "config": config}}
