@@ -161,6 +161,10 @@ def _complete(
         sets = likeness.draw(likeness.asked(answerer, dataset), codes)
         figures = likeness.measure(sets, reader, reader.profile())
         pairs = likeness.reconstruct(answerer, reader)
+    pictures = None
+    if reader.spec.image is not None:
+        pictures = likeness.neighbours(answerer, dataset) if not sets and pairs is None else None
+        pictures = likeness.preview(sets, pairs) if pictures is None else pictures
     model.close()
     card = Card(
         metrics=evaluation.metrics | figures | family.figures() | {"training": _training(result)},
@@ -169,10 +173,6 @@ def _complete(
         rows={str(part): dataset.count(part) for part in Part},
         history=result.history,
     )
-    pictures = None
-    if reader.spec.image is not None:
-        pictures = likeness.neighbours(answerer, dataset) if not sets and pairs is None else None
-        pictures = likeness.preview(sets, pairs) if pictures is None else pictures
     assemble(family, folder, card=card, preview=pictures, **about)
 
 
