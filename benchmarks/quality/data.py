@@ -105,6 +105,66 @@ def anomalies(name: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         return npz["X"], npz["y"].astype(bool)
 
 
+RING_DEVIATION = 0.02
+_ANGLES = 2 * np.pi * np.arange(8) / 8
+RING: NDArray[np.float64] = 2 * np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+"""Means of eight Gaussians on a ring of radius 2, as in Metz et al. 2017, arXiv:1611.02163."""
+
+
+def eight_gaussians(rows: int = 40_000) -> Parts:
+    """Points ``(n, 2)`` of eight equal Gaussians of deviation 0.02; nine tenths train, the rest valid."""
+    generator = np.random.default_rng(0)
+    x = RING[generator.integers(0, 8, rows)] + RING_DEVIATION * generator.standard_normal((rows, 2))
+    return {Part.TRAIN: x[: rows * 9 // 10], Part.VALID: x[rows * 9 // 10 :]}
+
+
+def emoji(*, skin_tones: bool = True) -> dict[Part, tuple[Array, list[str]]]:
+    """Noto emoji by the official split: uint8 ``(n, 32, 32, 3)`` and captions; with or without their skin tones."""
+    with np.load(file("noto-emoji/noto_emoji_32.npz")) as npz:
+        kept = npz["has_skin_tone"] == 0 if not skin_tones else np.ones(len(npz["images"]), dtype=bool)
+        found = {}
+        for part in Part:
+            rows = kept & (npz["split"] == part.value)
+            found[part] = (npz["images"][rows], [str(text) for text in npz["caption"][rows]])
+        return found
+
+
+FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+WAYS: dict[str, Any] = {
+    "plain": lambda x: x,
+    "inverted": lambda x: 255 - x,
+    "upside down": lambda x: x[:, ::-1],
+    "striped": lambda x: np.where(np.arange(28)[None, :, None, None] % 6 < 3, x, x // 4),
+    "small": lambda x: np.pad(x[:, ::2, ::2], ((0, 0), (7, 7), (7, 7), (0, 0))),
+    "framed": lambda x: np.pad(x[:, 2:-2, 2:-2], ((0, 0), (2, 2), (2, 2), (0, 0)), constant_values=200),
+}
+
+
+def composed(seed: int) -> tuple[dict[Part, tuple[Array, list[str]]], tuple[Array, list[str]], list[str]]:
+    """Fashion-MNIST changed in one of six ways, with captions `a <way> <class>`: 20,000 train and 2,000 valid rows of
+    48 of the 60 combinations; 3,000 test pictures of the other 12, two of each way; and all captions."""
+    parts, labels = labelled_pictures("fashion-mnist")
+    ways = list(WAYS)
+    held = {(way, (3 * number + step) % 10) for number, way in enumerate(ways) for step in (0, 5)}
+    generator = np.random.default_rng(seed)
+
+    def make(part: Part, count: int, *, held_out: bool) -> tuple[Array, list[str]]:
+        rows, texts = [], []
+        order = iter(generator.permutation(len(parts[part])).tolist() * 20)
+        while len(rows) < count:
+            row = next(order)
+            way = ways[int(generator.integers(len(ways)))]
+            label = int(labels[part][row])
+            if ((way, label) in held) == held_out:
+                rows.append(WAYS[way](parts[part][row : row + 1])[0].astype(np.uint8))
+                texts.append(f"a {way} {FASHION[label]}")
+        return np.stack(rows), texts
+
+    every = [f"a {way} {name}" for way in ways for name in FASHION]
+    known = {part: make(part, count, held_out=False) for part, count in ((Part.TRAIN, 20_000), (Part.VALID, 2_000))}
+    return known, make(Part.TEST, 3_000, held_out=True), every
+
+
 def _idx(name: str) -> NDArray[np.uint8]:
     with gzip.open(file(name), "rb") as stream:
         axes = stream.read(4)[3]

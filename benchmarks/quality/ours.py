@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from engine.kinds import Program, program
 from engine.model import Model as Artifact
 from engine.options import SessionOptions, threads_from_cgroup
 from engine.tokeniser import TOKENISER_FILE
+from models.family import Family
 from store import Store
 from store.datasets import DatasetReader, UploadedFile
 from store.settings import StoreSettings
@@ -69,6 +70,8 @@ class Trained:
     seconds: float
     steps: int
     parameters: int
+    family: Family[Any]
+    alphabet: bytes | None
 
     @property
     def note(self) -> str:
@@ -96,8 +99,10 @@ def stored(
 
 
 @contextmanager
-def trained(model: Model, reader: DatasetReader, run: Run) -> Iterator[Trained]:
-    """Train, export, compare and load one model as a job and a gateway would."""
+def trained(
+    model: Model, reader: DatasetReader, run: Run, parents: Mapping[str, Trained] | None = None
+) -> Iterator[Trained]:
+    """Train, export, compare and load one model as a job and a gateway would; ``parents`` by role."""
     with tempfile.TemporaryDirectory() as place:
         config: FamilyConfig = model.config
         rows: Reader = reader
@@ -105,22 +110,28 @@ def trained(model: Model, reader: DatasetReader, run: Run) -> Iterator[Trained]:
             config, rows = prepare_texts(reader, config, Path(place) / "texts")
         elif config.reads_captions and has_captions(reader.spec):
             config, rows = prepare_captions(reader, config)
-        family = build_seeded(config, rows.spec, rows.profile(), run.seed)
+        built_on = {role: parent.family for role, parent in (parents or {}).items()}
+        family = build_seeded(config, rows.spec, rows.profile(), run.seed, built_on)
         budget = run.budget(model.budget)
         plan = Plan(budget=budget, seed=run.seed, accelerator=run.accelerator, threads=run.threads)
         result = train(family, rows, plan)
         folder = Path(place) / "artifact"
         graphs = export(family, folder)
         parity(family, folder, graphs, rows.read(Part.TRAIN, slice(0, PARITY_ROWS)))
+        files = {
+            f"{role}.{TOKENISER_FILE}": parent.alphabet for role, parent in (parents or {}).items() if parent.alphabet
+        }
         alphabet = rows.tokeniser.content() if isinstance(rows, TextWindows | Captions) else None
+        if alphabet is not None:
+            files[TOKENISER_FILE] = alphabet
         assemble(
             family, folder, graphs=graphs, seed=run.seed, steps=result.steps, dataset=reader.dataset.digest,
-            more_files=None if alphabet is None else {TOKENISER_FILE: alphabet},
+            more_files=files,
         )  # fmt: skip
         artifact = Artifact.load(folder, SessionOptions(threads=run.threads))
         try:
             parameters = sum(parameter.numel() for parameter in family.parameters())
-            yield Trained(program(artifact), result.seconds, result.steps, parameters)
+            yield Trained(program(artifact), result.seconds, result.steps, parameters, family, alphabet)
         finally:
             artifact.close()
 
