@@ -30,7 +30,7 @@ from models.family import Batch, Family, Graph, LossStage, Noise, Stage, Terms, 
 from models.layers.captions import CaptionTokens
 from models.layers.code_autoencoder import CodeAutoencoder, code_constants, code_feed, code_graphs
 from models.layers.networks import default_batch_size
-from models.layers.segments import Segment, SegmentTransformer, prior_graphs, site_hints
+from models.layers.segments import Segment, SegmentTransformer, prior_graphs
 
 
 class DALLE(Family[DALLEConfig]):
@@ -66,7 +66,6 @@ class DALLE(Family[DALLEConfig]):
                 Segment(self.captions.alphabet, self.captions.context),
                 *(Segment(self.codes.quantiser(0).codes, sites) for sites in self.codes.sites),
             ],
-            site_hints(self.codes.grids, self.captions.context),
             width=config.width,
             depth=config.depth,
             heads=config.heads,

@@ -35,7 +35,7 @@ from models.family import Batch, Family, Graph, LossStage, Noise, Stage, Terms, 
 from models.layers.code_autoencoder import CodeAutoencoder, code_constants, code_feed, code_graphs, soft_graphs
 from models.layers.networks import default_batch_size, default_width, is_convolutional
 from models.layers.quantisers import attend, perplexity
-from models.layers.segments import Segment, SegmentTransformer, prior_graphs, site_hints
+from models.layers.segments import Segment, SegmentTransformer, prior_graphs
 
 STARTING_ROWS, COUNTED_ROWS = 2048, 8192
 """Rows that codebooks begin from, and that the use of codes is counted on."""
@@ -78,7 +78,6 @@ class VQVAE(Family[VQVAEConfig]):
         if config.has_codes:
             self.prior = SegmentTransformer(
                 [Segment(self.codes.quantiser(0).codes, n) for n in self.codes.sites],
-                site_hints(self.codes.grids),
                 width=config.prior_width,
                 depth=config.prior_depth,
                 heads=config.prior_heads,

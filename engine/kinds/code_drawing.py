@@ -69,12 +69,12 @@ class PriorLoop:
         else:
             self._cache = np.zeros((count, *shape), dtype=cache.dtype)
 
-    def step(self, codes: Index, site: int) -> Floats:
-        """log p(code at ``site`` | those before), ``(count, K)``, of ``codes`` (count, N) of which only these count."""
+    def step(self, code: Index, site: int) -> Floats:
+        """log p(code at ``site`` | those before), ``(count, K)``; ``code`` (count,) stands just before it."""
         current_call().check()
         feeds: dict[str, NDArray[np.generic]] = {
-            "codes": codes,
-            "site": np.full(len(codes), site, dtype=np.int64),
+            "code": code,
+            "site": np.full(len(code), site, dtype=np.int64),
             "cache": self._cache,
             **self._condition,
         }
@@ -101,12 +101,13 @@ def draw(
     plain = None if guide is None else PriorLoop(model, len(keys), guide.condition)
     u = noise.uniform(seed, keys, "prior.code", (sites,))
     codes = np.zeros((len(keys), sites), dtype=np.int64)
+    code = np.zeros(len(keys), dtype=np.int64)
     for site, choose in enumerate(choices):
-        log_p = loop.step(codes, site)
+        log_p = loop.step(code, site)
         if plain is not None and guide is not None:
-            without = plain.step(codes, site)
+            without = plain.step(code, site)
             log_p = log_softmax(without + guide.strength * (log_p - without))
-        codes[:, site] = choose(log_p, u[:, site])
+        code = codes[:, site] = choose(log_p, u[:, site])
     return codes
 
 
@@ -126,19 +127,22 @@ def complete(
     open_at = np.flatnonzero((state != Site.KNOWN).any(axis=0))
     common = int(open_at[0]) if len(open_at) else sites
     loop = PriorLoop(model, rows, condition)
-    log_w = np.zeros((rows, 1))
+    log_w, code = np.zeros((rows, 1)), np.zeros(rows, dtype=np.int64)
     for site in range(common):  # what all particles of a row have in common is fed once
-        log_w[:, 0] += loop.step(known, site)[np.arange(rows), known[:, site]]
+        log_p = loop.step(code, site)
+        code = known[:, site]
+        log_w[:, 0] += log_p[np.arange(rows), code]
     log_z = np.zeros(rows)
     codes = np.repeat(known[:, None], samples, axis=1)
     log_w = np.repeat(log_w, samples, axis=1)
     row, draw_index = np.divmod(np.arange(rows * samples), samples)
     loop.take(row)
+    code = code[row]
     u = noise.uniform(seed, keys[row], "complete.code", (sites,), draw_index)
     again = noise.uniform(seed, keys, "complete.resample", (sites,))
     choose = Choice()
     for site in range(common, sites):
-        log_p = loop.step(codes.reshape(rows * samples, sites), site)
+        log_p = loop.step(code, site)
         q = log_p.copy()
         guessed = state[row, site] == Site.GUESSED
         if guessed.any():
@@ -156,6 +160,7 @@ def complete(
             log_z[uneven] += log_mean_exp(log_w[uneven]).values
             log_w[uneven] = 0.0
             codes = np.take_along_axis(codes, index[:, :, None], axis=1)
+            code = np.take_along_axis(code.reshape(rows, samples), index, axis=1).reshape(-1)
             loop.take((np.arange(rows)[:, None] * samples + index).reshape(-1))
     return Particles(codes, log_w, log_z)
 

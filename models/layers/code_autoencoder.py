@@ -59,11 +59,6 @@ class CodeAutoencoder(nn.Module):
         return sum(self.sites)
 
     @property
-    def grids(self) -> list[tuple[int, int]]:
-        """Rows and columns of each level's sites, the top first; none where sites have no places."""
-        return [(rows, columns) for rows, columns, _ in self.blocks]
-
-    @property
     def use(self) -> list[Tensor]:
         """How often each code was chosen, level by level."""
         return list(self.counted)
@@ -196,11 +191,12 @@ def code_constants(codes: CodeAutoencoder) -> dict[str, Tensor]:
 
 
 def code_feed(codes: CodeAutoencoder, name: str, rows: int) -> Tensor | None:
-    """Codes and a site for each of some rows, to compare graphs on; None for another input."""
+    """Codes, a code and a site for each of some rows, to compare graphs on; None for another input."""
     sites, total = codes.count, codes.quantiser(0).codes
     row = torch.arange(rows)
     values = {
         "codes": (5 * row[:, None] + 3 * torch.arange(sites)) % total,
+        "code": (5 * row) % total,
         "site": row % sites,
     }
     return values.get(name)

@@ -5,9 +5,7 @@ The sequence is made of segments, say coarse codes and fine codes, or a text and
     log p(s) = Σ_t log p(s_t | s_1 … s_{t-1}, label)
 
 The state at place t has seen the symbols before t and knows which place is asked for. A symbol of another segment is
-another vector, even where the numbers are equal. Some earlier places may be hints of t: their symbols come in beside
-the one just before, so that attention need not first learn where in a picture the site above is, or the coarse one
-over it.
+another vector, even where the numbers are equal.
 
 Legend: ``B`` rows, ``N`` places, ``A_g`` symbols of segment g, ``A`` the most of them, ``W`` width.
 """
@@ -39,12 +37,10 @@ class SegmentTransformer(nn.Module):
 
     first_symbol: Tensor
     segment_of: Tensor
-    hints: Tensor
 
     def __init__(
         self,
         segments: Sequence[Segment],
-        hints: Sequence[Sequence[int]] = (),
         *,
         width: int,
         depth: int,
@@ -52,8 +48,7 @@ class SegmentTransformer(nn.Module):
         dropout: float,
         classes: int = 0,
     ) -> None:
-        """``hints``: lists of an earlier place for each place, -1 for none; ``classes``: labels of a conditional model,
-        0 without a condition."""
+        """``classes``: labels of a conditional model, 0 without a condition."""
         super().__init__()
         self.segments = tuple(segments)
         self.length = sum(each.length for each in segments)
@@ -63,16 +58,13 @@ class SegmentTransformer(nn.Module):
         offsets = torch.tensor([0, *(each.alphabet for each in segments)]).cumsum(0)
         self.register_buffer("first_symbol", offsets[self.segment_of], persistent=False)
         self.symbols = nn.Embedding(int(offsets[-1]), width)
-        places = torch.tensor([list(each) for each in hints], dtype=torch.int64).reshape(len(hints), self.length)
-        self.register_buffer("hints", places, persistent=False)
-        self.hinted = nn.ModuleList(nn.Embedding(int(offsets[-1]), width) for _ in hints)
         self.place = nn.Parameter(0.02 * torch.randn(self.length, width))
         self.start = nn.Parameter(0.02 * torch.randn(width))
         self.label = nn.Embedding(classes, width) if classes else None
         self.dropout = nn.Dropout(dropout)
         self.body = Transformer(width, depth, heads, self.length, dropout)
         self.heads = nn.ModuleList(nn.Linear(width, each.alphabet) for each in segments)
-        for embedding in (self.symbols, self.label, *self.hinted):
+        for embedding in (self.symbols, self.label):
             if embedding is not None:
                 nn.init.normal_(embedding.weight, std=0.02)
         for head in self.heads:
@@ -92,7 +84,7 @@ class SegmentTransformer(nn.Module):
         return torch.cat(parts, 1)
 
     def prefill(self, sequence: Tensor) -> Tensor:
-        """The cache of the first places, which have no hints, given the symbols ``(B, T)`` of as many."""
+        """The cache of the first places, given the symbols ``(B, T)`` of as many places."""
         seen = self.symbols(sequence[:, :-1] + self.first_symbol[: sequence.shape[1] - 1])
         start = self.start.expand(sequence.shape[0], 1, -1)
         return self.body.prefill(torch.cat([start, seen], 1) + self.place[: sequence.shape[1]])
@@ -102,26 +94,20 @@ class SegmentTransformer(nn.Module):
         seen = self.symbols(sequence[:, :-1] + self.first_symbol[:-1])
         start = self.start.expand(sequence.shape[0], 1, -1)
         h = torch.cat([start, seen], 1) + self.place
-        for places, embedding in zip(self.hints, self.hinted, strict=True):
-            at = places.clamp(min=0)
-            told = embedding(sequence[:, at] + self.first_symbol[at])
-            h = h + torch.where((places >= 0)[:, None], told, 0.0)
         if self.label is not None:
             assert y is not None, "a conditional model needs labels"
             h = h + self.label(y)[:, None]
         out: Tensor = self.body(self.dropout(h))
         return out
 
-    def step(self, sequence: Tensor, position: Tensor, cache: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Symbols ``(B, N)``, of which those before ``position`` ``(B,)`` count → logits ``(B, A)`` of the one there,
-        and the cache; where a segment has fewer symbols than A, the others are out of the question."""
+    def step(self, symbol: Tensor, position: Tensor, cache: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``symbol`` ``(B,)`` stands at ``position - 1`` (at position 0: anything) → logits ``(B, A)`` of the next and
+        the cache; where a segment has fewer symbols than A, the others are out of the question."""
+        before = torch.clamp(position - 1, min=0)
         first = position == 0
-        h = torch.where(first[:, None], self.start, self._seen(self.symbols, sequence, position - 1))
-        h = h + self.place[position]
-        for places, embedding in zip(self.hints, self.hinted, strict=True):
-            assert isinstance(embedding, nn.Embedding)
-            at = places[position]
-            h = h + torch.where((at >= 0)[:, None], self._seen(embedding, sequence, at), 0.0)
+        # A symbol of the longest alphabet may be none of the segment it stands in.
+        seen = self.symbols(torch.where(first, 0, symbol + self.first_symbol[before]))
+        h = torch.where(first[:, None], self.start, seen) + self.place[position]
         if self.label is not None:
             assert y is not None, "a conditional model needs labels"
             h = h + self.label(y)
@@ -137,13 +123,6 @@ class SegmentTransformer(nn.Module):
         for index, each in enumerate(logits[1:], 1):
             answer = torch.where(asked == index, each, answer)
         return answer, cache
-
-    def _seen(self, embedding: nn.Embedding, sequence: Tensor, places: Tensor) -> Tensor:
-        """Vectors ``(B, W)`` of the symbols at ``places`` ``(B,)``, anything where those are negative."""
-        at = torch.clamp(places, min=0)
-        symbol = torch.gather(sequence, 1, at[:, None])[:, 0]
-        out: Tensor = embedding(symbol + self.first_symbol[at])
-        return out
 
 
 IMPOSSIBLE = -1e4
@@ -169,8 +148,8 @@ class SegmentStep(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, codes: Tensor, site: Tensor, cache: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.net.step(codes, site, cache, y)
+    def forward(self, code: Tensor, site: Tensor, cache: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.net.step(code, site, cache, y)
 
 
 class PromptedScore(nn.Module):
@@ -203,10 +182,10 @@ class PromptedStep(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, codes: Tensor, site: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, code: Tensor, site: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
         text = self.net.segments[0]
-        ends = torch.full_like(codes[:, :1], text.alphabet - 1).expand(-1, text.length)
-        logits, cache = self.net.step(torch.cat([ends, codes], 1), text.length + site, cache)
+        symbol = torch.where(site == 0, text.alphabet - 1, code)
+        logits, cache = self.net.step(symbol, text.length + site, cache)
         return logits[:, : max(each.alphabet for each in self.net.segments[1:])], cache
 
 
@@ -217,7 +196,7 @@ def prior_graphs(
     coded = net.segments[1:] if prompted else net.segments
     sites, alphabet = sum(each.length for each in coded), max(each.alphabet for each in coded)
     codes = TensorSpec(name="codes", dtype="int64", shape=("B", sites))
-    site = TensorSpec(name="site", dtype="int64", shape=("B",))
+    code, site = (TensorSpec(name=name, dtype="int64", shape=("B",)) for name in ("code", "site"))
     cache, new_cache = (
         TensorSpec(name=name, dtype="float32", shape=("B", *net.body.cache_shape)) for name in ("cache", "new_cache")
     )
@@ -226,27 +205,11 @@ def prior_graphs(
     if not prompted:
         return {
             "prior_score": Graph(SegmentScore(net), (codes, *y), (log_prob,)),
-            "prior_step": Graph(SegmentStep(net), (codes, site, cache, *y), (logits, new_cache)),
+            "prior_step": Graph(SegmentStep(net), (code, site, cache, *y), (logits, new_cache)),
         }
     tokens = TensorSpec(name="tokens", dtype="int64", shape=("B", net.segments[0].length))
     return {
         "prior_score": Graph(PromptedScore(net), (codes, tokens), (log_prob,)),
         "prior_start": Graph(PromptedStart(net), (tokens,), (cache,)),
-        "prior_step": Graph(PromptedStep(net), (codes, site, cache), (logits, new_cache)),
+        "prior_step": Graph(PromptedStep(net), (code, site, cache), (logits, new_cache)),
     }
-
-
-def site_hints(grids: Sequence[tuple[int, int]], first: int = 0) -> list[list[int]]:
-    """Hints of places on ``grids`` (rows, columns), the coarse one first, behind ``first`` places without any: the site
-    above, and where there are two grids the coarse site over a fine one."""
-    above, over = [-1] * first, [-1] * first
-    start = first
-    for level, (rows, columns) in enumerate(grids):
-        for row in range(rows):
-            for column in range(columns):
-                above.append(start + (row - 1) * columns + column if row else -1)
-                coarse = grids[0]
-                place = first + min(row // 2, coarse[0] - 1) * coarse[1] + min(column // 2, coarse[1] - 1)
-                over.append(place if level else -1)
-        start += rows * columns
-    return [above, over][: len(grids)]

@@ -7,22 +7,13 @@ import itertools
 import pytest
 import torch
 
-from models.layers.segments import Segment, SegmentTransformer, site_hints
+from models.layers.segments import Segment, SegmentTransformer
 
 
 @pytest.fixture
 def net() -> SegmentTransformer:
     torch.manual_seed(0)
-    made = SegmentTransformer(
-        [Segment(3, 2), Segment(2, 2)],
-        [[-1, -1, 0, 1], [-1, 0, 1, 2]],
-        width=16,
-        depth=2,
-        heads=2,
-        dropout=0.0,
-        classes=2,
-    ).eval()
-    assert len(made.hinted) == 2
+    made = SegmentTransformer([Segment(3, 2), Segment(2, 2)], width=16, depth=2, heads=2, dropout=0.0, classes=2).eval()
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return made
@@ -52,18 +43,11 @@ def test_steps_answer_what_the_whole_pass_answers(net: SegmentTransformer) -> No
     y = torch.arange(len(sequences)) % 2
     whole = net(sequences, y)
     cache = torch.zeros(len(sequences), *net.body.cache_shape)
+    symbol = torch.full((len(sequences),), 7)  # nothing stands before the first place
     for place in range(net.length):
-        seen = torch.where(torch.arange(net.length) < place, sequences, 1)  # what is not there yet does not count
-        logits, cache = net.step(seen, torch.full((len(sequences),), place), cache, y)
-        log_p = torch.log_softmax(logits, -1)[torch.arange(len(sequences)), sequences[:, place]]
+        logits, cache = net.step(symbol, torch.full((len(sequences),), place), cache, y)
+        symbol = sequences[:, place]
+        log_p = torch.log_softmax(logits, -1)[torch.arange(len(sequences)), symbol]
         torch.testing.assert_close(log_p, whole[:, place], rtol=1e-4, atol=1e-5)
     # The second segment has two symbols, and the third is out of the question.
     assert float(torch.softmax(logits, -1)[:, 2].max()) == 0
-
-
-def test_hints_are_the_site_above_and_the_coarse_one_over_it() -> None:
-    above, over = site_hints([(1, 2), (2, 3)], first=2)
-    assert above == [-1, -1, -1, -1, -1, -1, -1, 4, 5, 6]
-    assert over == [-1, -1, -1, -1, 2, 2, 3, 2, 2, 3]
-    assert site_hints([(2, 2)]) == [[-1, -1, 0, 1]]
-    assert site_hints([]) == []
