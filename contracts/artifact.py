@@ -25,6 +25,9 @@ symbolic, every graph treats rows independently and draws nothing itself.
     prior_score codes, y?                    → log_prob (B, N)                    log p(code | those before), nats
     prior_step  code (B,), site (B,), cache (B, …), y? → logits (B, K), new_cache  of the code at ``site``; ``code``
                                                                                   stands just before it
+    prior_start tokens (B, T)                → cache (B, …)                       pictures after texts (dalle): then
+                                                                                  ``prior_score`` takes tokens for y
+    rank_image, rank_text                    as ``embed``, ``embed_text``         of its ranker, if it has one
 
 *autoregressive* over cells (autoregressive on tables and images); ``order`` and ``shown`` say which regime it is
     score       x, y?                        → log_prob (B, cells)                each cell given those before it in the

@@ -167,7 +167,7 @@ def test_guidance_goes_further_the_way_of_the_text(answers: PromptedProgram) -> 
         drawn = answers.asking([name], guidance=guidance).sample(150, seed=4)
         shares.append((kinds(drawn) == kind).mean())
     assert shares[0] < 0.6  # the text has no say
-    assert shares[0] < shares[1] <= shares[2] + 0.03
+    assert min(shares[1:]) > 0.85
     np.testing.assert_array_equal(
         answers.asking([name], guidance=1.0).sample(5, seed=4), answers.asking([name]).sample(5, seed=4)
     )

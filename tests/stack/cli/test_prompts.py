@@ -1,4 +1,4 @@
-"""Codes, captions and pictures after texts from the command line: three jobs, the last of which builds on the others."""
+"""Codes, captions and pictures after texts from the command line: three jobs, the last one built on the others."""
 
 from __future__ import annotations
 
