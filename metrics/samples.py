@@ -3,6 +3,7 @@
 classes found            classes that a classifier trained on real rows sees among the samples
 classifier accuracy      accuracy on real rows of a classifier trained on samples of known class
                          (Ravuri & Vinyals 2019, arXiv:1905.10887), to be set beside one trained on real rows
+named as asked           share of samples that a classifier trained on real rows gives the class they were asked for
 precision, recall        share of samples within the k-nearest-neighbour balls of real rows, and of real rows within
                          those of samples (Kynkäänniemi et al. 2019, arXiv:1904.06991)
 density, coverage        how many balls of real rows a sample lies in, over k, and the share of real rows whose ball
@@ -81,6 +82,24 @@ def classifier_accuracy_score(
     truth = _truth(sample_labels, len(drawn))
     model = _fitted(classifier, drawn, truth, seed)
     return float((model.predict(rows) == labels("real_labels", real_labels, len(rows))).mean())
+
+
+def named_as(
+    real: ArrayLike,
+    real_labels: ArrayLike,
+    samples: ArrayLike,
+    asked: ArrayLike,
+    *,
+    seed: int = 0,
+    classifier: Classifier | None = None,
+) -> float:
+    """Return the share in [0, 1] of ``samples`` that a classifier trained on ``real`` rows names as asked.
+
+    Raises InvalidInput for rows of unequal width, labels that do not fit, or fewer than two classes.
+    """
+    rows, drawn = pair(real, samples, at_least=1)
+    model = _fitted(classifier, rows, _truth(real_labels, len(rows)), seed)
+    return float((model.predict(drawn) == labels("asked", asked, len(drawn))).mean())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from contracts.errors import InvalidInput
-from metrics.samples import classes_found, classifier_accuracy_score, support
+from metrics.samples import classes_found, classifier_accuracy_score, named_as, support
 
 DIGITS = load_digits()
 
@@ -46,6 +46,14 @@ def test_training_on_real_rows_scores_high_and_on_shuffled_labels_at_chance() ->
 def test_labels_that_do_not_fit_are_refused(labels: NDArray[np.int64], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         classes_found(np.zeros((10, 3)), labels, np.zeros((4, 3)))
+
+
+def test_samples_are_named_as_asked_or_not() -> None:
+    x, y = DIGITS.images, DIGITS.target.astype(np.int64)
+    right = named_as(x[:1200], y[:1200], x[1200:], y[1200:])
+    wrong = named_as(x[:1200], y[:1200], x[1200:], (y[1200:] + 1) % 10)
+    assert right > 0.85
+    assert wrong < 0.1
 
 
 def test_equal_laws_cover_each_other_and_collapsed_samples_do_not() -> None:
