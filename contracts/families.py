@@ -670,6 +670,12 @@ class CLIPConfig(GradientConfig):
     shift: float = Field(
         default=0.1, ge=0, lt=1, description="How far pictures are shifted, scaled and lit while training."
     )
+    largest_scale: float = Field(
+        default=100.0,
+        ge=1,
+        le=100,
+        description="What cosines may be multiplied by at most; less for few pictures, of which a model grows too sure.",
+    )
     tokens: Literal["bytes", "bpe"] = Field(
         default="bytes", description="What a caption is made of: UTF-8 bytes, or pairs merged on the train captions."
     )

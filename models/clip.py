@@ -3,7 +3,7 @@
     logits_ij = exp(t) ⟨f(picture_i), g(caption_j)⟩,      loss = ½ (CE by rows + CE by columns)
 
 f ends in a residual network or a transformer over patches, g in a causal transformer over the caption's tokens, read at
-its end ⊥; both vectors have unit length. The temperature t is learned, and kept below ln 100. Rows with equal captions
+its end ⊥; both vectors have unit length. The temperature t is learned, and kept below ln 100 or less. Rows with equal captions
 are no negatives of each other. Captions are a column of the dataset, or labels by a template.
 
 A picture is recognised by the softmax of its logits over any captions that are asked ("zero-shot").
@@ -35,7 +35,7 @@ from models.layers.preprocessing import Standardise
 from models.layers.transformer import Transformer
 from models.layers.views import UNIFORMS, Recipe, views
 
-FIRST_SCALE, LARGEST_SCALE = math.log(1 / 0.07), math.log(100)
+FIRST_SCALE = 1 / 0.07
 BATCH_ROWS = 256
 
 
@@ -77,6 +77,7 @@ class CLIP(Family[CLIPConfig]):
                 depth=config.depth,
                 dropout=config.dropout,
             )
+        self.standardise, self.linear = Standardise(spec, profile), nn.Linear(spec.cells, config.dimensions)
         self.texts = TextEncoder(
             self.captions.alphabet,
             config.dimensions,
@@ -86,7 +87,8 @@ class CLIP(Family[CLIPConfig]):
             context=self.captions.context,
             dropout=config.dropout,
         )
-        self.log_scale = nn.Parameter(torch.tensor(FIRST_SCALE))
+        self.largest = math.log(config.largest_scale)
+        self.log_scale = nn.Parameter(torch.tensor(min(math.log(FIRST_SCALE), self.largest)))
         amount = config.shift
         self.recipe = Recipe(
             smallest_crop=(1 - amount) ** 2, turn=30 * amount, flip=False, light=amount, colour=amount, grey=0, erase=0
@@ -97,14 +99,14 @@ class CLIP(Family[CLIPConfig]):
         return self.config.dimensions
 
     def embed(self, x: Tensor) -> Tensor:
-        return functional.normalize(self.pictures(x), dim=-1)
+        return functional.normalize(self.pictures(x) + self.linear(self.standardise(x).flatten(1)), dim=-1)
 
     def embed_text(self, tokens: Tensor) -> Tensor:
         return functional.normalize(self.texts(tokens), dim=-1)
 
     @property
     def scale(self) -> Tensor:
-        return torch.exp(torch.clamp(self.log_scale, max=LARGEST_SCALE))
+        return torch.exp(torch.clamp(self.log_scale, max=self.largest))
 
     def stages(self) -> list[Stage]:
         return [Match(self)]
@@ -182,7 +184,7 @@ class Match(LossStage):
     def after_step(self) -> None:
         # A scale beyond its clamp would have no gradient that leads back.
         with torch.no_grad():
-            self.module.log_scale.clamp_(max=LARGEST_SCALE)
+            self.module.log_scale.clamp_(max=self.module.largest)
 
     def held_out(self, batch: Batch, noise: Noise) -> Tensor:
         return self._losses(batch.x, batch, everywhere=False)

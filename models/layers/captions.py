@@ -69,7 +69,7 @@ class CaptionTokens(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Causal transformer, read at the first ⊥."""
+    """Causal transformer, read at the first ⊥, and the mean of vectors of the symbols: what few captions teach first."""
 
     def __init__(
         self, alphabet: int, outputs: int, *, width: int, depth: int, heads: int, context: int, dropout: float
@@ -81,13 +81,18 @@ class TextEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.body = Transformer(width, depth, heads, context, dropout)
         self.outputs = nn.Linear(width, outputs)
+        self.bag = nn.Embedding(alphabet, outputs)
         nn.init.normal_(self.symbols.weight, std=0.1)
+        nn.init.normal_(self.bag.weight, std=1.0)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(B, C)`` → ``(B, outputs)``."""
         states = self.body(self.dropout(self.symbols(tokens) + self.place))
         # A caption that fills every place has no ⊥ and is read at its last token.
-        at = (tokens != self.end).to(torch.int64).sum(-1).clamp(max=tokens.shape[1] - 1)
+        written = tokens != self.end
+        at = written.to(torch.int64).sum(-1).clamp(max=tokens.shape[1] - 1)
         last = torch.gather(states, 1, at[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
-        out: Tensor = self.outputs(last)
+        weight = written.to(states.dtype)[..., None]
+        words = (self.bag(tokens) * weight).sum(1) / weight.sum(1).clamp(min=1)
+        out: Tensor = self.outputs(last) + words
         return out
