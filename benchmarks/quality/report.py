@@ -15,7 +15,7 @@ from benchmarks.quality.recipe import Recipe
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "RESULTS.md"
-HEADING = "## Quality of the likelihood families"
+HEADING = "## Quality of the families"
 INTRODUCTION = f"""{HEADING}
 
 `make bench-quality` (`ROW=name` for one). Each row trains on the train part, stops by the valid part where models stop
