@@ -498,8 +498,11 @@ class VQVAEConfig(GradientConfig):
     sites: int | None = Field(
         default=None, ge=1, le=256, description="Codes of a row of a table; images have one per place of a coarse grid."
     )
-    levels: Literal[1, 2] = Field(
-        default=1, description="2: a grid of codes half as fine on top of the other (VQ-VAE-2); images only."
+    levels: int = Field(
+        default=1,
+        ge=1,
+        le=2,
+        description="2: a grid of codes half as fine on top of the other (VQ-VAE-2); images only.",
     )
     quantiser: Literal["codebook", "fsq"] = Field(
         default="codebook",

@@ -11,15 +11,10 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from contracts.errors import InvalidInput
 from metrics.arrays import Floats, labels, pair
@@ -81,7 +76,13 @@ def _place_in_class(known: NDArray[np.int64]) -> NDArray[np.int64]:
     return place
 
 
-def _fitted(z: Floats, known: NDArray[np.int64], method: Method, neighbours: int) -> KNeighborsClassifier:
+def _fitted(z: Floats, known: NDArray[np.int64], method: Method, neighbours: int) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     if method == "knn":
         return KNeighborsClassifier(min(neighbours, len(z)), metric="cosine").fit(z, known)
     with warnings.catch_warnings():
