@@ -677,7 +677,7 @@ class CLIPConfig(GradientConfig):
         default=100.0,
         ge=1,
         le=100,
-        description="What cosines may be multiplied by at most; less for few pictures, of which a model grows too sure.",
+        description="What cosines may be multiplied by at most; less for few pictures, which make a model too sure.",
     )
     tokens: Literal["bytes", "bpe"] = Field(
         default="bytes", description="What a caption is made of: UTF-8 bytes, or pairs merged on the train captions."

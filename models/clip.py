@@ -2,9 +2,10 @@
 
     logits_ij = exp(t) ⟨f(picture_i), g(caption_j)⟩,      loss = ½ (CE by rows + CE by columns)
 
-f ends in a residual network or a transformer over patches, g in a causal transformer over the caption's tokens, read at
-its end ⊥; both vectors have unit length. The temperature t is learned, and kept below ln 100 or less. Rows with equal captions
-are no negatives of each other. Captions are a column of the dataset, or labels by a template.
+f is a residual network or a transformer over patches, and a linear map of the pixels; g is a causal transformer over the
+caption's tokens, read at its end ⊥, and the mean of a vector for each token. The linear parts are what few pictures
+teach first. Both vectors have unit length. The temperature t is learned, and kept below ln 100 or less. Rows with equal
+captions are no negatives of each other. Captions are a column of the dataset, or labels by a template.
 
 A picture is recognised by the softmax of its logits over any captions that are asked ("zero-shot").
 

@@ -69,7 +69,7 @@ class CaptionTokens(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Causal transformer, read at the first ⊥, and the mean of vectors of the symbols: what few captions teach first."""
+    """Causal transformer, read at the first ⊥, and the mean of a vector for each symbol."""
 
     def __init__(
         self, alphabet: int, outputs: int, *, width: int, depth: int, heads: int, context: int, dropout: float

@@ -6,6 +6,7 @@ Refused: absolute names, ``..``, links, devices, encrypted members, and whatever
 
 from __future__ import annotations
 
+import errno
 import re
 import stat
 import struct
@@ -146,6 +147,11 @@ def _damage_named(name: str) -> Iterator[None]:
         yield
     except _DAMAGED as error:
         raise InvalidInput(f"{name} is damaged or cut short ({error}); upload it again") from error
+    except OSError as error:
+        # A directory that points before the file's beginning; other failures of the disk are not the archive's.
+        if error.errno != errno.EINVAL:
+            raise
+        raise InvalidInput(f"{name} is damaged: it points outside of itself; upload it again") from error
 
 
 def check_name(name: str) -> None:

@@ -149,6 +149,7 @@ def test_arbitrary_bytes(ingest: Ingest, name: str, content: bytes) -> None:
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4),
     st.none() | st.floats(0, 1),
 )
+@example("a.zip", [(0.99609375, 1)], None)  # the directory's place lies before the file
 def test_damaged_files(ingest: Ingest, name: str, changes: list[tuple[float, int]], cut: float | None) -> None:
     content = bytearray(SEEDS[name])
     for place, value in changes:
