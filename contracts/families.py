@@ -673,6 +673,11 @@ class CLIPConfig(GradientConfig):
     shift: float = Field(
         default=0.1, ge=0, lt=1, description="How far pictures are shifted, scaled and lit while training."
     )
+    linear: bool = Field(
+        default=False,
+        description="Add a linear map of the pixels and the mean of a vector per token to the networks: what few "
+        "pictures teach first.",
+    )
     largest_scale: float = Field(
         default=100.0,
         ge=1,

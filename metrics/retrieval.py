@@ -16,8 +16,8 @@ from metrics.arrays import Floats, labels
 def recall_at(k: int, scores: ArrayLike, query_groups: ArrayLike, item_groups: ArrayLike) -> float:
     """Return recall@k of ``scores`` ``(Q, N)``, larger is nearer; groups are whole numbers ``(Q,)`` and ``(N,)``.
 
-    Of items with equal scores the earlier counts as nearer. Raises InvalidInput for shapes that do not fit, or a query
-    without an item of its group.
+    Of items with equal scores those of other groups count as nearer, so a model that tells nothing gains nothing.
+    Raises InvalidInput for shapes that do not fit, or a query without an item of its group.
     """
     relevant, order = _ranked(scores, query_groups, item_groups)
     if k < 1:
@@ -47,4 +47,4 @@ def _ranked(
     relevant = queries[:, None] == items
     if not relevant.any(axis=1).all():
         raise InvalidInput(f"query {int(np.argmin(relevant.any(axis=1)))} has no item of its group")
-    return relevant, np.argsort(-found, axis=1, kind="stable").astype(np.int64)
+    return relevant, np.lexsort((relevant, -found), axis=1).astype(np.int64)

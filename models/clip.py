@@ -2,10 +2,10 @@
 
     logits_ij = exp(t) ⟨f(picture_i), g(caption_j)⟩,      loss = ½ (CE by rows + CE by columns)
 
-f is a residual network or a transformer over patches, and a linear map of the pixels; g is a causal transformer over the
-caption's tokens, read at its end ⊥, and the mean of a vector for each token. The linear parts are what few pictures
-teach first. Both vectors have unit length. The temperature t is learned, and kept below ln 100 or less. Rows with equal
-captions are no negatives of each other. Captions are a column of the dataset, or labels by a template.
+f is a residual network or a transformer over patches, g a causal transformer over the caption's tokens, read at its end
+⊥; where asked, a linear map of the pixels and the mean of a vector per token are added. Both vectors have unit length.
+The temperature t is learned, and kept below ln 100 or less. Rows with equal captions are no negatives of each other.
+Captions are a column of the dataset, or labels by a template.
 
 A picture is recognised by the softmax of its logits over any captions that are asked ("zero-shot").
 
@@ -78,7 +78,6 @@ class CLIP(Family[CLIPConfig]):
                 depth=config.depth,
                 dropout=config.dropout,
             )
-        self.standardise, self.linear = Standardise(spec, profile), nn.Linear(spec.cells, config.dimensions)
         self.texts = TextEncoder(
             self.captions.alphabet,
             config.dimensions,
@@ -87,8 +86,11 @@ class CLIP(Family[CLIPConfig]):
             heads=config.heads,
             context=self.captions.context,
             dropout=config.dropout,
+            bag=config.linear,
         )
         self.largest = math.log(config.largest_scale)
+        self.standardise = Standardise(spec, profile) if config.linear else None
+        self.linear = nn.Linear(spec.cells, config.dimensions) if config.linear else None
         self.log_scale = nn.Parameter(torch.tensor(min(math.log(FIRST_SCALE), self.largest)))
         amount = config.shift
         self.recipe = Recipe(
@@ -100,7 +102,10 @@ class CLIP(Family[CLIPConfig]):
         return self.config.dimensions
 
     def embed(self, x: Tensor) -> Tensor:
-        return functional.normalize(self.pictures(x) + self.linear(self.standardise(x).flatten(1)), dim=-1)
+        vector = self.pictures(x)
+        if self.linear is not None and self.standardise is not None:
+            vector = vector + self.linear(self.standardise(x).flatten(1))
+        return functional.normalize(vector, dim=-1)
 
     def embed_text(self, tokens: Tensor) -> Tensor:
         return functional.normalize(self.texts(tokens), dim=-1)
@@ -140,7 +145,7 @@ class CLIP(Family[CLIPConfig]):
         colour = DataSpec(modality="image", columns=(label,), image=ImageShape(height=8, width=8, channels=3))
         small = {"family": "clip", "dimensions": 6, "width": 8, "text_width": 8, "heads": 2, "batch_size": 32}
         cases: list[tuple[DataSpec, dict[str, Any]]] = [
-            (grey, {"template": "a {label}"}),
+            (grey, {"template": "a {label}", "linear": True}),
             (colour, {"image_network": "vit", "depth": 1, "context": 12}),
         ]
         return [Tiny(CLIPConfig.model_validate({**small, **knobs}), spec) for spec, knobs in cases]

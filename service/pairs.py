@@ -21,7 +21,7 @@ from service.schemas.verbs import PredictRequest
 from service.tensors import wrong
 
 # What has no meaning where captions are matched.
-UNUSED = ("mask", "given", "samples", "temperature", "max_tokens", "top_k", "top_p")
+UNUSED = ("mask", "given", "samples", "temperature", "max_tokens", "top_k", "top_p", "format")
 
 
 def given_texts(source: object, location: str) -> list[str] | None:
@@ -64,6 +64,8 @@ def match(call: Call[PredictRequest]) -> Answer:
     for name in UNUSED:
         if getattr(asked, name) is not None:
             raise wrong(name, "has no meaning beside `captions`; leave it out")
+    if len(set(asked.captions)) < len(asked.captions):
+        raise wrong("captions", "holds a caption twice; each must be said once")
     rows = call.rows(asked.inputs)
     check_cells(len(rows) * len(asked.captions), call.gateway.settings.max_cells, "pictures or captions")
     with call.program() as program:

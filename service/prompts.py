@@ -51,6 +51,7 @@ def sample_prompted(call: Call[SampleRequest], seed: int) -> Answer:
     arrays: dict[str, NDArray[np.generic]] = {}
     with call.program() as program:
         assert isinstance(program, PromptedProgram)
+        program = program.expecting(asked.expected is not False)
         if text is None:
             for name in (*OWN, "top_k", "top_p"):
                 if getattr(asked, name) is not None:

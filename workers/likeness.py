@@ -40,7 +40,7 @@ def asked(program: Program, reader: Reader) -> Program:
     part = next(part for part in (Part.TEST, Part.VALID, Part.TRAIN) if reader.count(part))
     count = reader.count(part)
     texts = captions_of(program, reader.read(part, permute(np.arange(ACROSS, dtype=np.int64) % count, count, 0)))
-    return program.asking(texts)
+    return program.asking(texts).expecting(True)
 
 
 def draw(program: Program, codes: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -9,8 +9,10 @@ A vector is the code vectors of all sites, the top level's first; it is decoded 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +47,8 @@ class CodesProgram(Program):
 
     importance_samples = 16
     """Draws of the codes, where the caller names none."""
+    expects = False
+    """Whether `sample` answers the expected row of drawn codes, without the noise that p(x | c) gives each cell."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
@@ -72,6 +76,12 @@ class CodesProgram(Program):
     def grids(self) -> list[list[int]]:
         """Rows and columns of each level's sites, the top first; one row of codes where they have no places."""
         return self._blocks[:, :2].tolist() if len(self._blocks) else [[1, size] for size in self._sizes]
+
+    def expecting(self, expects: bool) -> Self:
+        """Return a program whose samples are expected rows of drawn codes, or draws of these."""
+        bound = copy.copy(self)
+        bound.expects = expects
+        return bound
 
     # --- the verbs -----------------------------------------------------------------------------------------------
 
@@ -105,8 +115,12 @@ class CodesProgram(Program):
         for block in self._blocks_of(len(keys), 1):
             labels = None if y is None else y[block]
             codes = self._draw_codes(keys[block], seed, [temperatures[level] for level in self._level], labels)
-            answer = self.call("likelihood", {"codes": codes}, keys=keys[block], seed=seed, outputs=["draw"])
-            parts.append(answer["draw"].astype(np.float64))
+            answer = self.call("likelihood", {"codes": codes}, keys=keys[block], seed=seed)
+            drawn = answer["draw"].astype(np.float64)
+            if self.expects:
+                centred = answer["mean"].astype(np.float64) + 0.5 * self.spec.discrete.reshape(self.spec.row_shape)
+                drawn = np.clip(centred, *(bound.reshape(self.spec.row_shape) for bound in self.spec.bounds))
+            parts.append(drawn)
         return np.concatenate(parts)
 
     def _score_complete(self, rows: Rows, seed: int, samples: int | None) -> Score:

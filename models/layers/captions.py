@@ -69,10 +69,19 @@ class CaptionTokens(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Causal transformer, read at the first ⊥, and the mean of a vector for each symbol."""
+    """Causal transformer, read at the first ⊥, and with ``bag`` the mean of a vector for each symbol."""
 
     def __init__(
-        self, alphabet: int, outputs: int, *, width: int, depth: int, heads: int, context: int, dropout: float
+        self,
+        alphabet: int,
+        outputs: int,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        context: int,
+        dropout: float,
+        bag: bool = False,
     ) -> None:
         super().__init__()
         self.end = alphabet - 1
@@ -81,9 +90,8 @@ class TextEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.body = Transformer(width, depth, heads, context, dropout)
         self.outputs = nn.Linear(width, outputs)
-        self.bag = nn.Embedding(alphabet, outputs)
+        self.bag = nn.Embedding(alphabet, outputs) if bag else None
         nn.init.normal_(self.symbols.weight, std=0.1)
-        nn.init.normal_(self.bag.weight, std=1.0)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(B, C)`` → ``(B, outputs)``."""
@@ -92,7 +100,9 @@ class TextEncoder(nn.Module):
         written = tokens != self.end
         at = written.to(torch.int64).sum(-1).clamp(max=tokens.shape[1] - 1)
         last = torch.gather(states, 1, at[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
-        weight = written.to(states.dtype)[..., None]
-        words = (self.bag(tokens) * weight).sum(1) / weight.sum(1).clamp(min=1)
-        out: Tensor = self.outputs(last) + words
-        return out
+        out: Tensor = self.outputs(last)
+        if self.bag is None:
+            return out
+        weight = written.to(out.dtype)[..., None]
+        words: Tensor = (self.bag(tokens) * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return out + words

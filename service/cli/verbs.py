@@ -115,6 +115,9 @@ def sample(
     guidance: Annotated[
         float | None, typer.Option(min=0, help="With --text: how far to go the way of the text; 1 is the model itself.")
     ] = None,
+    expected: Annotated[
+        bool | None, typer.Option(help="Models of codes: expected rows of drawn codes, or draws with their noise.")
+    ] = None,
     candidates: Annotated[
         int | None, typer.Option(min=1, help="With --text: draw so many pictures and keep the n that fit best.")
     ] = None,
@@ -124,7 +127,7 @@ def sample(
     scale = 1.0 if not temperature else temperature[0] if len(temperature) == 1 else temperature
     condition = given(label, text)
     texts = {"prefix": prefix, "max_tokens": max_tokens, "top_k": top_k, "top_p": top_p}
-    texts |= {"guidance": guidance, "candidates": candidates}
+    texts |= {"guidance": guidance, "candidates": candidates, "expected": expected}
     if known:
         condition = (condition or {}) | {"row": read_given(known, data_spec(here, model)["columns"])}
     body = {"model": model, "n": n or 1, "seed": seed, "temperature": scale, "given": condition, **texts}
@@ -313,7 +316,10 @@ def print_match(here: Session, body: Json, output: str | None) -> None:
         return
 
     def people() -> None:
-        rows = ((index, best, *line) for index, (best, line) in enumerate(zip(answer["best"], table, strict=True)))
+        rows = (
+            (index, best, *(f"{share:.1%}" for share in line))
+            for index, (best, line) in enumerate(zip(answer["best"], table, strict=True))
+        )
         print_table(("picture", "best", *captions), rows)
 
     here.show(answer, people)

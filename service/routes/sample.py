@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
 from contracts.artifact import Verb
+from engine.kinds.codes import CodesProgram
 from service.answers import Answer, check_cells
 from service.calls import Call, serve
 from service.conditions import given_rows
@@ -64,6 +65,10 @@ def _sample(call: Call[SampleRequest]) -> Answer:
     if asked.given is not None and asked.given.row is not None:
         return _complete(call, asked.given.row, seed, labels)
     with call.program() as program:
+        if asked.expected is not None:
+            if not isinstance(program, CodesProgram):
+                raise wrong("expected", f"{call.version.reference} has no codes; leave it out")
+            program = program.expecting(asked.expected)
         rows = program.sample(asked.n, seed=seed, temperature=asked.temperature, given=labels)
     return Answer(
         facts=call.facts(seed=seed, temperature=asked.temperature),

@@ -153,6 +153,11 @@ class SampleRequest(DrawnRequest):
         le=20,
         description="Pictures after texts: how far to go the way of the text; 1 (None) is the model itself.",
     )
+    expected: bool | None = Field(
+        default=None,
+        description="Of models of codes: answer the expected row of drawn codes, without the noise that the likelihood "
+        "gives each cell. None: only for pictures after texts.",
+    )
     candidates: int | None = Field(
         default=None, ge=1, description="Pictures after one text: draw so many, answer the `n` that fit best, in order."
     )

@@ -13,7 +13,7 @@ def test_recall_counts_queries_with_their_own_among_the_nearest() -> None:
     assert recall_at(2, scores, [0, 1, 2], [0, 1, 2]) == pytest.approx(2 / 3)
     assert recall_at(5, scores, [0, 1, 2], [0, 1, 2]) == 1
     assert recall_at(1, scores, [0, 0, 2], [0, 0, 2]) == pytest.approx(2 / 3)  # any of a group will do
-    assert recall_at(1, np.zeros((1, 3)), [1], [0, 1, 2]) == 0  # ties go to the earlier
+    assert recall_at(2, np.zeros((3, 3)), [0, 1, 2], [0, 1, 2]) == 0  # ties go to the others
 
 
 def test_chance_is_the_recall_of_random_scores() -> None:

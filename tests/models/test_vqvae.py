@@ -201,6 +201,13 @@ def test_samples_come_from_the_prior(table: VQVAE, answers: CodesProgram) -> Non
     assert np.asarray(cold, dtype=np.float64).std(0).max() < np.asarray(drawn, dtype=np.float64).std(0).min()
 
 
+def test_expected_rows_have_no_noise_of_their_own(answers: CodesProgram) -> None:
+    plain, clean = answers.sample(300, seed=0), answers.expecting(True).sample(300, seed=0)
+    assert len(np.unique(clean, axis=0)) <= 64 < len(np.unique(plain, axis=0))
+    assert np.abs(np.asarray(clean, dtype=np.float64) - np.asarray(plain, dtype=np.float64)).mean() < 1.0
+    np.testing.assert_array_equal(answers.sample(300, seed=0), plain)
+
+
 def test_labels_steer_the_prior(tmp_path: Path) -> None:
     x = table_rows()
     y = (x[:, 0] > 1.5).astype(np.int64)

@@ -122,6 +122,13 @@ def test_each_level_has_a_temperature(client: TestClient) -> None:
     )
 
 
+def test_expected_rows_of_drawn_codes(client: TestClient) -> None:
+    clean = ask(client, "/sample", model="codes", n=2, seed=1, expected=True)["rows"]
+    assert clean != ask(client, "/sample", model="codes", n=2, seed=1)["rows"]
+    refused = ask(client, "/sample", 422, model="plain", n=1, expected=True)
+    assert "plain@1 has no codes" in refused["detail"]
+
+
 def test_codes_are_drawn_as_blocks_of_grey() -> None:
     shape = ImageShape(height=5, width=4, channels=3, levels=17)
     top, bottom = code_pictures(np.array([[0, 7, 3, 1, 0, 0]]), [[1, 2], [2, 2]], 8, shape)

@@ -159,6 +159,7 @@ def test_bad_requests_say_what_to_send(client: TestClient) -> None:
     rows, captions = X[:1].tolist(), ["a", "b"]
     for path, status, body, words in (
         ("/predict", 422, {"model": "pair", "inputs": rows, "captions": ["a"]}, "at least two captions"),
+        ("/predict", 422, {"model": "pair", "inputs": rows, "captions": ["a", "a"]}, "holds a caption twice"),
         ("/predict", 422, {"model": "pair", "inputs": rows, "captions": captions, "mask": rows}, "has no meaning"),
         ("/predict", 422, {"model": "pair", "inputs": rows, "captions": ["a", "b" * 500]}, "texts[1] has"),
         ("/predict", 422, {"model": "plain", "inputs": rows, "captions": captions}, "plain@1 reads no captions"),

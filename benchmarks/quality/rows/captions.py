@@ -2,8 +2,8 @@
 
 ``noto-emoji``: recall@10 of pictures by captions among the test rows without skin tone, beside a canonical correlation
 of bags of words and principal components of pixels (H. Hotelling 1936) and beside chance. ``composed``: pictures of
-Fashion-MNIST changed in one of six ways, captioned by way and class; a share of the combinations is held out of
-training and told among all of them.
+Fashion-MNIST in one of ten colours, captioned by colour and class; a fifth of the combinations is held out of training
+and told among all of them.
 """
 
 from __future__ import annotations

@@ -96,4 +96,4 @@ def _emoji(name: str, recipe: Recipe, run: Run, found: Callable[[Figure], None])
 
 def _prompted(ours: Trained) -> PromptedProgram:
     assert isinstance(ours.program, PromptedProgram)
-    return ours.program
+    return ours.program.expecting(True)  # as /sample answers
