@@ -2,7 +2,7 @@
 
 ``noto-emoji``: recall@10 of pictures by captions among the test rows without skin tone, beside a canonical correlation
 of bags of words and principal components of pixels (H. Hotelling 1936) and beside chance. ``composed``: pictures of
-Fashion-MNIST in one of ten colours, captioned by colour and class; a fifth of the combinations is held out of training
+Fashion-MNIST in one of six colours, captioned by colour and class; a fifth of the combinations is held out of training
 and told among all of them.
 """
 
