@@ -34,7 +34,7 @@ from contracts.families import FamilyConfig, VQVAEConfig
 from models.family import Batch, Family, Graph, LossStage, Noise, Stage, Terms, Tiny, first_rows, refused, supported
 from models.layers.code_autoencoder import CodeAutoencoder, code_constants, code_feed, code_graphs, soft_graphs
 from models.layers.networks import default_batch_size, default_width, is_convolutional
-from models.layers.quantisers import attend, perplexity
+from models.layers.quantisers import attend, perplexity, usage
 from models.layers.segments import Segment, SegmentTransformer, prior_graphs
 
 STARTING_ROWS, COUNTED_ROWS = 2048, 8192
@@ -233,6 +233,7 @@ class FitCodes(LossStage):
             committed.append(torch.square(unit - q.lookup(codes).detach()).mean((1, 2)))
             suffix = "" if len(net.sites) == 1 else ("_top", "_bottom")[level]
             named[f"perplexity{suffix}"] = perplexity(codes, q.codes)
+            named[f"usage{suffix}"] = usage(codes, q.codes)
             return q.straight_through(unit, codes)
 
         h = net.net.decode(net.net.encode(net.features(batch.x, shown), quantise))

@@ -206,6 +206,12 @@ def centres(w: Tensor, codes: int) -> Tensor:
     return torch.from_numpy(found).to(w.device, torch.float32)
 
 
+def usage(codes: Tensor, total: int) -> Tensor:
+    """Share of all codes that are among ``codes``."""
+    chosen = functional.one_hot(codes.flatten(), total).any(0)
+    return chosen.to(torch.float32).mean()
+
+
 def perplexity(codes: Tensor, total: int) -> Tensor:
     """exp of the entropy of the codes' frequencies: as many codes in equal use would have it."""
     share = functional.one_hot(codes.flatten(), total).to(torch.float32).mean(0)

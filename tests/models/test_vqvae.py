@@ -286,7 +286,7 @@ def test_an_annealed_assignment_is_hard_at_the_end() -> None:
         codes = torch.cat(family.codes.vectors(batch.x, shown)[1], 1)
     masked = family.config.masking
     assert masked == 0.5
-    assert "perplexity" in stage.loss(batch, noise, 1.0).named
+    assert {"perplexity", "usage"} <= set(stage.loss(batch, noise, 1.0).named)
     assert "perplexity" not in stage.loss(batch, noise, 0.4).named
     assert np.isfinite(distortions).all()
     assert codes.shape == (len(x), 3)

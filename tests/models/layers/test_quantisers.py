@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.layers.quantisers import FSQ, AttentionCodebook, Codebook, attend, centres, perplexity, scores
+from models.layers.quantisers import FSQ, AttentionCodebook, Codebook, attend, centres, perplexity, scores, usage
 
 
 def clusters(rows: int = 200) -> tuple[Tensor, Tensor]:
@@ -115,3 +115,4 @@ def test_scalar_quantisation_rounds_to_its_grid(levels: tuple[int, ...]) -> None
 def test_perplexity_counts_codes_in_equal_use() -> None:
     assert float(perplexity(torch.arange(8).repeat(5)[None], 16)) == pytest.approx(8, rel=1e-4)
     assert float(perplexity(torch.zeros(1, 9, dtype=torch.int64), 16)) == pytest.approx(1, rel=1e-4)
+    assert float(usage(torch.arange(8).repeat(5)[None], 16)) == pytest.approx(0.5)
