@@ -19,6 +19,7 @@ Shapes: ``w`` ``(B, N, D)`` vectors at N sites, ``codes`` int64 ``(B, N)``, ``v`
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -45,7 +46,7 @@ def attend(w: Tensor, v: Tensor, temperature: float | Tensor) -> Tensor:
     return torch.softmax(scores(w, v) / temperature, -1) @ v
 
 
-class Quantiser(nn.Module):
+class Quantiser(nn.Module, ABC):
     """What vectors become codes by."""
 
     codes: int
@@ -55,9 +56,9 @@ class Quantiser(nn.Module):
         """The encoder's vectors as they are compared."""
         return w
 
+    @abstractmethod
     def codebook(self) -> Tensor:
         """``(K, D)``."""
-        raise NotImplementedError
 
     def choose(self, w: Tensor) -> Tensor:
         """``w`` from `unit` → codes."""

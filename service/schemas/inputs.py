@@ -41,16 +41,18 @@ Cell = float | bool | str | None
 Row = dict[str, Cell]
 Number = float | None
 
+AnyRows = (
+    list[list[Number]]
+    | list[list[list[Number]]]
+    | list[list[list[list[Number]]]]
+    | Tensor
+    | list[Picture]
+    | list[Row]
+    | list[str]
+)
+
 Inputs = Annotated[
-    SkipValidation[
-        list[list[Number]]
-        | list[list[list[Number]]]
-        | list[list[list[list[Number]]]]
-        | Tensor
-        | list[Picture]
-        | list[Row]
-        | list[str]
-    ],
+    SkipValidation[AnyRows],
     Field(
         description="Rows as nested numbers (`(B, D)` tables, `(B, H, W)` or `(B, H, W, C)` images; booleans count as "
         "0 and 1), a base64 tensor of that shape, objects by column name, images, or strings "
@@ -70,16 +72,7 @@ class TextInputs(Closed):
 
 
 RowsOrTexts = Annotated[
-    SkipValidation[
-        list[list[Number]]
-        | list[list[list[Number]]]
-        | list[list[list[list[Number]]]]
-        | Tensor
-        | list[Picture]
-        | list[Row]
-        | list[str]
-        | TextInputs
-    ],
+    SkipValidation[AnyRows | TextInputs],
     Field(
         description="Rows, in any form that other verbs take; for a model of pictures and captions also "
         '`{"texts": [...]}`.'
