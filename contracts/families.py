@@ -646,12 +646,34 @@ class SimCLRConfig(GradientConfig):
             raise _wrong("network", f"{self.network} looks at images, and this dataset is a table; use `auto` or `mlp`")
 
 
-class CLIPConfig(GradientConfig):
+class CaptionedConfig(GradientConfig):
+    """What families of pictures with captions share."""
+
+    modalities = ("image",)
+    reads_captions = True
+
+    tokens: Literal["bytes", "bpe"] = Field(
+        default="bytes", description="What a caption is made of: UTF-8 bytes, or pairs merged on the train captions."
+    )
+    vocabulary: int = Field(default=1024, ge=257, le=65536, description="Tokens of a BPE vocabulary.")
+    context: int | None = Field(
+        default=None, ge=4, le=1024, description="Most tokens of a caption, its end included; None: the longest one's."
+    )
+    template: str = Field(
+        default="{label}",
+        max_length=200,
+        description="Without a caption column: the caption of a label, say `a picture of a {label}`.",
+    )
+
+    def check_data(self, spec: DataSpec) -> None:
+        super().check_data(spec)
+        check_captions(spec, self.template, self.tokens)
+
+
+class CLIPConfig(CaptionedConfig):
     """Contrast of pictures with their captions (Radford et al. 2021)."""
 
     kind = Kind.EMBEDDING
-    modalities = ("image",)
-    reads_captions = True
     answers = _embeds(
         "clip", "predicts which caption fits, not hidden cells: send `captions`, or train a vae or autoregressive model"
     )
@@ -684,22 +706,9 @@ class CLIPConfig(GradientConfig):
         le=100,
         description="What cosines may be multiplied by at most; less for few pictures, which make a model too sure.",
     )
-    tokens: Literal["bytes", "bpe"] = Field(
-        default="bytes", description="What a caption is made of: UTF-8 bytes, or pairs merged on the train captions."
-    )
-    vocabulary: int = Field(default=1024, ge=257, le=65536, description="Tokens of a BPE vocabulary.")
-    context: int | None = Field(
-        default=None, ge=4, le=1024, description="Most tokens of a caption, its end included; None: the longest one's."
-    )
-    template: str = Field(
-        default="{label}",
-        max_length=200,
-        description="Without a caption column: the caption of a label, say `a picture of a {label}`.",
-    )
 
     def check_data(self, spec: DataSpec) -> None:
         super().check_data(spec)
-        check_captions(spec, self.template, self.tokens)
         if self.text_width % self.heads:
             raise _wrong("heads", f"must divide text_width, {self.text_width}")
         if self.image_network == "vit":
@@ -710,12 +719,10 @@ class CLIPConfig(GradientConfig):
                 raise _wrong("patch", f"must divide both sides of the pictures, {height} × {width} pixels")
 
 
-class DALLEConfig(GradientConfig):
+class DALLEConfig(CaptionedConfig):
     """Pictures drawn after a text: the codes of a vqvae, one after the other (Ramesh et al. 2021)."""
 
     kind = Kind.AUTOREGRESSIVE
-    modalities = ("image",)
-    reads_captions = True
     parent_families: ClassVar[Mapping[str, str]] = {"codes": "vqvae", "ranker": "clip"}
     answers = _answers(log_prob=AnswerKind.LOWER_BOUND, predict=AnswerKind.ESTIMATE)
 
@@ -741,22 +748,9 @@ class DALLEConfig(GradientConfig):
         lt=1,
         description="Share of the training rows without their text, from which /sample can guide (Ho & Salimans 2022).",
     )
-    tokens: Literal["bytes", "bpe"] = Field(
-        default="bytes", description="What a caption is made of: UTF-8 bytes, or pairs merged on the train captions."
-    )
-    vocabulary: int = Field(default=1024, ge=257, le=65536, description="Tokens of a BPE vocabulary.")
-    context: int | None = Field(
-        default=None, ge=4, le=1024, description="Most tokens of a caption, its end included; None: the longest one's."
-    )
-    template: str = Field(
-        default="{label}",
-        max_length=200,
-        description="Without a caption column: the caption of a label, say `a picture of a {label}`.",
-    )
 
     def check_data(self, spec: DataSpec) -> None:
         super().check_data(spec)
-        check_captions(spec, self.template, self.tokens)
         if self.width % self.heads:
             raise _wrong("heads", f"must divide the width, {self.width}")
 
